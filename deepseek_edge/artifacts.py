@@ -1,0 +1,134 @@
+"""The values that travel between the stages of the pipeline."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepseek_edge.tensors import TensorSpec
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call of a program, as profiles and reports name it.
+
+    Attributes:
+        name: the source graph's node that the step is anchored on, e.g. "/blocks.0/Conv".
+        op: what it does, e.g. "Conv+Clip", "Transpose".
+        macs: multiply-accumulates.
+        bytes_read, bytes_written: of activations and constants, each tensor counted once.
+        tasks: how many pieces the step can be split into over threads.
+    """
+
+    name: str
+    op: str
+    macs: int
+    bytes_read: int
+    bytes_written: int
+    tasks: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One way into a program: the same weights for one batch size.
+
+    Attributes:
+        name: "batch1", "batch4", ...
+        inputs, outputs: in the order of the source graph.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class KeptFloat:
+    """A layer that is not INT8 in a program that could have been."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Layers:
+    """How the source graph's layers (Conv, Gemm, MatMul) are computed."""
+
+    total: int
+    int8: int
+    float16: int
+    float32: int
+    int8_macs_share: float | None
+    kept_float: tuple[KeptFloat, ...] = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a back end hands on: a library that runs, and what is known about it.
+
+    Attributes:
+        id: unique in a bundle, e.g. "cpu-float32".
+        backend: "tvm" or "tensorrt".
+        precision: "float32", "float16", "int8" or "w4a16".
+        library: the shared object (model.so) in a work directory of the caller's.
+        entries: the first one is the default.
+        features: CPU features the kernels use (names as in the target), checked at open.
+        code_bytes: machine code of kernels and runtime.
+        weights_bytes: constants in the library.
+        arena_bytes: memory for all activations, inputs and outputs.
+    """
+
+    id: str
+    backend: str
+    precision: str
+    library: Path
+    entries: tuple[Entry, ...]
+    features: tuple[str, ...]
+    size_bytes: int
+    code_bytes: int
+    weights_bytes: int
+    arena_bytes: int
+    layers: Layers
+
+
+@dataclass(frozen=True)
+class ParityGraph:
+    """The artifact against onnxruntime on the same graph (design law 5).
+
+    Attributes:
+        samples: how many inputs were compared.
+        max_steps: largest difference in quantization steps (int8 outputs), else None.
+        max_abs: largest absolute difference over the outputs' range (max - min of the reference).
+        within: share of output elements inside the tolerance.
+    """
+
+    samples: int
+    max_steps: int | None
+    max_abs: float
+    within: float
+
+
+@dataclass(frozen=True)
+class ParityFloat:
+    """The artifact against the float model; cosine and SQNR pooled over all outputs."""
+
+    samples: int
+    cosine: float
+    sqnr_db: float
+    top1_agreement: float | None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A task metric, of the float model and of the artifact, in percent.
+
+    Attributes:
+        drop_pp: float minus compiled, in percentage points.
+        ci_pp: half width of the 95 % confidence interval of ``compiled``.
+    """
+
+    metric: str
+    samples: int
+    float: float
+    compiled: float
+    drop_pp: float
+    ci_pp: float
