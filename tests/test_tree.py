@@ -3,10 +3,12 @@
 import ast
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,6 +156,36 @@ def test_help_loads_nothing_heavy() -> None:
     ).stdout.split()
     assert "deepseek_edge" in loaded
     assert HEAVY_PACKAGES & set(loaded) == set()
+
+
+def readme_commands() -> list[str]:
+    return re.findall(r"^deepseek-edge .*$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+
+
+def test_readme_shows_commands() -> None:
+    assert len(readme_commands()) > 5
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_readme_command_is_one_of_the_command_line(line: str) -> None:
+    from typer.main import get_command
+
+    from deepseek_edge.cli.main import app
+
+    command: Any = get_command(app)
+    words = shlex.split(line)[1:]
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    options = {option: p for p in command.params for option in p.opts if option.startswith("-")}
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    given = 0
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            given += 1
+        elif not options[word].is_flag:
+            words.pop(0)
+    assert len([p for p in arguments if p.required]) <= given <= len(arguments)
 
 
 @pytest.mark.torch
