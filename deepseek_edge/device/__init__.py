@@ -1,0 +1,1 @@
+"""Places where programs run: this machine, and emulated ARM64."""

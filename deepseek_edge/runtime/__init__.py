@@ -1,0 +1,1 @@
+"""The on-device runtime in C, and thin shells over it."""

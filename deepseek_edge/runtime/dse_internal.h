@@ -1,0 +1,81 @@
+/* dse_internal.h: what the runtime's files share. Nothing here leaves model.so. */
+#ifndef DSE_INTERNAL_H
+#define DSE_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "dse_libc.h"
+#include "dse_program.h"
+
+#define DSE_MAX_THREADS 256
+#define DSE_ERROR_BYTES 192
+#define DSE_DEFAULT_SPIN_US 200
+
+/* One step, ready to be called. */
+typedef struct {
+  dse_kernel kernel;
+  int32_t n_tensors;
+  void *tensors[DSE_MAX_KERNEL_TENSORS];
+} dse_call;
+
+typedef struct dse_pool dse_pool;
+
+typedef struct {
+  dse_pool *pool;
+  pthread_t thread;
+  int32_t cpu; /* -1: any */
+} dse_worker;
+
+/* Threads that share the tasks of one step at a time.
+ *
+ * `ticket` is (generation << 32 | tasks not yet claimed). A claim is one compare-and-swap that
+ * succeeds only while its generation has unclaimed tasks, and the caller of dse_pool_run doesn't
+ * touch `call`, `tasks` or `grain` before every claimed task is completed. So a thread that comes
+ * late claims nothing, and nobody waits for a thread that the kernel hasn't scheduled. */
+struct dse_pool {
+  _Alignas(64) _Atomic uint64_t ticket;
+  _Alignas(64) _Atomic int32_t completed; /* futex: the caller sleeps on it */
+  _Atomic int32_t caller_sleeps;
+  _Alignas(64) _Atomic int32_t generation; /* futex: idle workers sleep on it */
+  _Atomic int32_t sleepers;
+  _Atomic int32_t stop;
+  _Atomic int32_t started;    /* futex: workers that have pinned themselves, or failed to */
+  _Atomic int32_t failed_cpu; /* a CPU number that the kernel refused, or -1 */
+  _Alignas(64) _Atomic int32_t tasks;
+  _Atomic int32_t grain;
+  dse_call call;
+  int32_t threads; /* the caller included */
+  uint64_t spin_ns;
+  dse_worker workers[DSE_MAX_THREADS];
+};
+
+struct dse_model {
+  dse_pool pool;
+  unsigned char *arena;
+  size_t mapped_bytes;
+  int32_t process; /* its threads live only there: a forked child must not run it */
+  char error[DSE_ERROR_BYTES];
+};
+
+/* dse_error.c: %s and %d only, cut at DSE_ERROR_BYTES. */
+void dse_format(char *message, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* dse_cpu_*.c: 1 present, 0 absent, -1 not a name this runtime can check. */
+int dse_cpu_has(const char *feature, size_t length);
+
+/* dse_cpu.c */
+dse_status dse_check_features(const char *features, char *error);
+int32_t dse_usable_cpus(void);
+
+/* dse_check.c */
+dse_status dse_check_program(const dse_program_table *program, char *error);
+
+/* dse_pool.c. pool->threads, spin_ns and each worker's cpu are set; the rest is zero. */
+dse_status dse_pool_start(dse_pool *pool, char *error);
+void dse_pool_run(dse_pool *pool, int32_t tasks, int32_t grain);
+void dse_pool_stop(dse_pool *pool);
+
+/* dse_call.c */
+void dse_call_kernel(const dse_call *call, int32_t begin, int32_t end);
+
+#endif

@@ -1,0 +1,150 @@
+/* dse_pool.c: a thread pool of futexes and atomics (see struct dse_pool).
+ *
+ * No pthread_mutex_t: its size differs between C libraries. Idle threads spin for a while,
+ * because steps follow each other within microseconds, and then sleep.
+ */
+#include "dse_internal.h"
+
+#define FUTEX_WAIT_PRIVATE 128
+#define FUTEX_WAKE_PRIVATE 129
+#define POLLS_BETWEEN_CLOCK_READS 64
+
+static void futex_wait(_Atomic int32_t *word, int32_t seen) {
+  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, (void *)0, (void *)0, 0);
+}
+
+static void futex_wake(_Atomic int32_t *word, int32_t threads) {
+  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, threads, (void *)0, (void *)0, 0);
+}
+
+static void relax(void) {
+#if defined(__x86_64__)
+  __asm__ volatile("pause");
+#else
+  __asm__ volatile("yield");
+#endif
+}
+
+/* Spins until *word is no longer `seen` (want_equal 0) or has become `value` (want_equal 1). */
+static int spin(_Atomic int32_t *word, int32_t value, int want_equal, uint64_t spin_ns) {
+  uint64_t deadline = 0;
+  for (uint32_t polls = 1;; polls++) {
+    if ((atomic_load_explicit(word, memory_order_acquire) == value) == want_equal) return 1;
+    relax();
+    if (polls % POLLS_BETWEEN_CLOCK_READS) continue;
+    uint64_t now = dse_now_ns();
+    if (!deadline) deadline = now + spin_ns;
+    else if (now >= deadline) return 0;
+  }
+}
+
+/* Claims tasks of the present generation until there are none. Large pieces first, so that
+ * claims are few; smaller ones towards the end, so that the threads finish together. */
+static void work(dse_pool *pool) {
+  uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
+  for (;;) {
+    int32_t left = (int32_t)(uint32_t)ticket;
+    if (left == 0) return;
+    int32_t grain = atomic_load_explicit(&pool->grain, memory_order_relaxed);
+    int32_t begin = atomic_load_explicit(&pool->tasks, memory_order_relaxed) - left;
+    int32_t claim = left / (2 * pool->threads);
+    if (claim < grain) claim = grain;
+    if (left - claim < grain) claim = left;
+    if (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket - (uint32_t)claim,
+                                               memory_order_acq_rel, memory_order_acquire))
+      continue;
+    dse_call_kernel(&pool->call, begin, begin + claim);
+    atomic_fetch_add(&pool->completed, claim);
+    if (atomic_load(&pool->caller_sleeps)) futex_wake(&pool->completed, 1);
+    ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
+  }
+}
+
+static void pin(dse_worker *worker) {
+  unsigned long mask[1024 / sizeof(long)] = {0};
+  if (worker->cpu < 0) return;
+  mask[(size_t)worker->cpu / (8 * sizeof(long))] = 1ul << (size_t)worker->cpu % (8 * sizeof(long));
+  if (syscall(SYS_sched_setaffinity, 0, sizeof mask, mask) != 0)
+    atomic_store(&worker->pool->failed_cpu, worker->cpu);
+}
+
+static void *serve(void *argument) {
+  dse_worker *worker = argument;
+  dse_pool *pool = worker->pool;
+  pin(worker);
+  atomic_fetch_add(&pool->started, 1);
+  futex_wake(&pool->started, 1);
+  int32_t seen = 0;
+  for (;;) {
+    if (!spin(&pool->generation, seen, 0, pool->spin_ns)) {
+      /* Counted before the last look at `generation`, as the caller changes it before it looks
+       * at `sleepers`: one of the two sees the other. */
+      atomic_fetch_add(&pool->sleepers, 1);
+      while (atomic_load(&pool->generation) == seen) futex_wait(&pool->generation, seen);
+      atomic_fetch_sub(&pool->sleepers, 1);
+    }
+    seen = atomic_load(&pool->generation);
+    if (atomic_load(&pool->stop)) return 0;
+    work(pool);
+  }
+}
+
+static void announce(dse_pool *pool) {
+  atomic_fetch_add(&pool->generation, 1);
+  if (atomic_load(&pool->sleepers)) futex_wake(&pool->generation, DSE_MAX_THREADS);
+}
+
+void dse_pool_run(dse_pool *pool, int32_t tasks, int32_t grain) {
+  if (pool->threads == 1 || tasks <= grain) {
+    dse_call_kernel(&pool->call, 0, tasks);
+    return;
+  }
+  uint64_t generation = (atomic_load(&pool->ticket) >> 32) + 1;
+  atomic_store_explicit(&pool->tasks, tasks, memory_order_relaxed);
+  atomic_store_explicit(&pool->grain, grain, memory_order_relaxed);
+  atomic_store_explicit(&pool->completed, 0, memory_order_relaxed);
+  atomic_store(&pool->ticket, generation << 32 | (uint32_t)tasks);
+  announce(pool);
+  work(pool);
+  if (spin(&pool->completed, tasks, 1, pool->spin_ns)) return;
+  atomic_store(&pool->caller_sleeps, 1);
+  for (int32_t done; (done = atomic_load(&pool->completed)) != tasks;)
+    futex_wait(&pool->completed, done);
+  atomic_store(&pool->caller_sleeps, 0);
+}
+
+/* An application's signals are handled on its own threads. Signals from 32 on stay open: the C
+ * library uses some of them, e.g. for setuid; so do those that a fault raises. */
+static void block_signals(uint64_t *before) {
+  const uint64_t faults = 1u << 3 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 7 | 1u << 10 | 1u << 30;
+  const uint64_t blocked = 0x7fffffffu & ~faults; /* ILL TRAP ABRT BUS FPE SEGV SYS */
+  syscall(SYS_rt_sigprocmask, 0 /* SIG_BLOCK */, &blocked, before, sizeof blocked);
+}
+
+dse_status dse_pool_start(dse_pool *pool, char *error) {
+  int32_t running = 1;
+  uint64_t signals = 0;
+  atomic_store(&pool->failed_cpu, -1);
+  block_signals(&signals);
+  for (; running < pool->threads; running++) {
+    dse_worker *worker = &pool->workers[running];
+    worker->pool = pool;
+    if (pthread_create(&worker->thread, NULL, serve, worker) != 0) break;
+  }
+  syscall(SYS_rt_sigprocmask, 2 /* SIG_SETMASK */, &signals, (void *)0, sizeof signals);
+  for (int32_t started; (started = atomic_load(&pool->started)) != running - 1;)
+    futex_wait(&pool->started, started);
+  int32_t failed_cpu = atomic_load(&pool->failed_cpu);
+  if (running == pool->threads && failed_cpu < 0) return DSE_OK;
+  if (failed_cpu >= 0) dse_format(error, "can't run a thread on CPU %d", failed_cpu);
+  else dse_format(error, "can't start thread %d of %d", running + 1, pool->threads);
+  pool->threads = running;
+  dse_pool_stop(pool);
+  return failed_cpu >= 0 ? DSE_ERROR_ARGUMENT : DSE_ERROR_THREADS;
+}
+
+void dse_pool_stop(dse_pool *pool) {
+  atomic_store(&pool->stop, 1);
+  announce(pool);
+  for (int32_t i = 1; i < pool->threads; i++) pthread_join(pool->workers[i].thread, NULL);
+}

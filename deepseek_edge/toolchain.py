@@ -1,0 +1,110 @@
+"""The C compiler and linker for every target: zig, as the Python package ``ziglang`` brings it.
+
+One clang and lld for all targets and any version of glibc, with no sysroot, no Docker image and
+no Android NDK.
+"""
+
+import importlib.util
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from deepseek_edge.errors import DeepSeekEdgeError, MissingToolError, UnsupportedError
+from deepseek_edge.target import Target
+
+# The oldest C library of a target that names none: Debian 10, RHEL 8, JetPack 5 have 2.27-2.31.
+_OLDEST_GLIBC = "2.28"
+_COMPILE_TIMEOUT_S = 600
+
+
+def runtime_sources() -> Path:
+    """The folder of the C headers and sources that ship in this package."""
+    return Path(__file__).parent / "runtime"
+
+
+def zig_triple(target: Target) -> str:
+    """Name the platform of a target as zig does, e.g. "aarch64-linux-gnu.2.36".
+
+    Raises:
+        UnsupportedError: no C library is known for this operating system.
+    """
+    if target.os == "android":
+        return f"{target.arch}-linux-android"
+    if target.os == "linux":
+        return f"{target.arch}-linux-gnu.{target.glibc or _OLDEST_GLIBC}"
+    raise UnsupportedError(
+        f"can't link for the operating system {target.os!r} of target {target.id}",
+        hint='os is "linux" or "android"',
+    )
+
+
+def static_triple(arch: str) -> str:
+    """Name the platform of programs that bring their own C library, and run on any Linux."""
+    return f"{arch}-linux-musl"
+
+
+def zig(arguments: Sequence[str], cwd: Path) -> None:
+    """Run ``zig ARGUMENTS`` in the folder ``cwd``.
+
+    Raises:
+        MissingToolError: the package ``ziglang`` is not installed.
+        DeepSeekEdgeError: it failed; the message is the first error that it printed.
+    """
+    if importlib.util.find_spec("ziglang") is None:
+        raise MissingToolError("the C compiler zig is not installed", hint="pip install ziglang")
+    command = [sys.executable, "-m", "ziglang", *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(_cache_directory())},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_COMPILE_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DeepSeekEdgeError(f"zig took more than {_COMPILE_TIMEOUT_S} s") from error
+    if done.returncode != 0:
+        raise DeepSeekEdgeError(f"zig {arguments[0]} failed: {_first_error(done)}")
+
+
+def _first_error(done: "subprocess.CompletedProcess[str]") -> str:
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    if done.returncode < 0:
+        return f"killed by signal {-done.returncode}"
+    return (errors or lines or [f"exit status {done.returncode}"])[0]
+
+
+def _cache_directory() -> Path:
+    """Where zig keeps what it built, e.g. the C library's start files: 6 s the first time."""
+    chosen = os.environ.get("ZIG_GLOBAL_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zig"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            return home
+    except OSError:
+        return _private_temporary_directory()
+
+
+def _private_temporary_directory() -> Path:
+    # What is compiled from there gets loaded: nobody else may be able to write it.
+    path = Path(tempfile.gettempdir()) / f"deepseek-edge-zig-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise DeepSeekEdgeError(
+            f"{path} is not a private folder of yours",
+            hint="set ZIG_GLOBAL_CACHE_DIR to a folder that only you can write",
+        )
+    return path
