@@ -1,5 +1,6 @@
 """The values that travel between the stages of the pipeline."""
 
+import builtins
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,7 +129,8 @@ class Accuracy:
 
     metric: str
     samples: int
-    float: float
-    compiled: float
-    drop_pp: float
-    ci_pp: float
+    # From here on "float" is this field, so the type is named in full.
+    float: builtins.float
+    compiled: builtins.float
+    drop_pp: builtins.float
+    ci_pp: builtins.float
