@@ -52,11 +52,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     temporary = _temporary_name(path)
     try:
-        with _output_errors(path):
+        with output_errors(path):
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        with _output_errors(path, _WRITE_ERRORS):
+        with output_errors(path, _WRITE_ERRORS):
             yield temporary
-        with _output_errors(path):
+        with output_errors(path):
             _flush(temporary)
             temporary.replace(path)
             _flush(path.parent)
@@ -77,18 +77,36 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """
     temporary = _temporary_name(path)
     try:
-        with _output_errors(path):
+        with output_errors(path):
             _check_free(path)
             temporary.mkdir()
-        with _output_errors(path, _WRITE_ERRORS):
+        with output_errors(path, _WRITE_ERRORS):
             yield temporary
-        with _output_errors(path):
+        with output_errors(path):
             _flush(temporary)
             temporary.rename(path)
             _flush(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextmanager
+def output_errors(path: Path, only: tuple[int, ...] | None = None) -> Iterator[None]:
+    """Turn an OSError of the block into an OutputError about ``path`` and what to do.
+
+    With ``only``, other error numbers than these pass as they are.
+
+    Raises:
+        OutputError: the block raised such an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
+        hint = _HINTS.get(error.errno or 0, "choose another output folder")
+        raise OutputError(f"can't write {path}: {error.strerror}", hint=hint) from error
 
 
 def _check_free(directory: Path) -> None:
@@ -114,14 +132,3 @@ def _flush(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _output_errors(path: Path, only: tuple[int, ...] | None = None) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if only is not None and error.errno not in only:
-            raise
-        hint = _HINTS.get(error.errno or 0, "choose another output folder")
-        raise OutputError(f"can't write {path}: {error.strerror}", hint=hint) from error
