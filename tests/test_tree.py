@@ -149,6 +149,16 @@ def test_every_target_loads() -> None:
         assert load_target(target).id == target
 
 
+def test_readme_lists_targets_that_exist() -> None:
+    from deepseek_edge.target import list_targets
+
+    ids = re.findall(
+        r"^\| `([a-z0-9-]+)` \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert len(ids) > 5
+    assert set(ids) <= set(list_targets())
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = "import sys, deepseek_edge.cli.main; print(*{m.split('.')[0] for m in sys.modules})"
     loaded = subprocess.run(
