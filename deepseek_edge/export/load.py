@@ -1,0 +1,92 @@
+"""One way in for every kind of model."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepseek_edge.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    import onnx
+
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_FORMS = "a model is x.onnx, x.pt2, a Hugging Face folder, or package.module:factory"
+
+
+def load_model(reference: str) -> onnx.ModelProto:
+    """Read or export a model as a checked ONNX graph, its weights inside.
+
+    Args:
+        reference: path of an .onnx or .pt2 file, a Hugging Face folder (config.json and
+            safetensors), or "package.module:factory", a function without arguments that returns
+            a torch module and a tuple of example inputs; modules are also looked up in the
+            current directory.
+
+    Returns:
+        The graph; leading batch dimensions may be symbolic, see :func:`fix_shapes`.
+
+    Raises:
+        ModelError: the file is damaged or is not what its name says.
+        UnsupportedError: understood, but it can't be exported; also MissingToolError without
+            the extra ``torch``.
+        UsageError: nothing of this name exists.
+    """
+    path = Path(reference)
+    if path.is_dir():
+        from deepseek_edge.export.hugging_face import load_hugging_face
+
+        return load_hugging_face(path)
+    if path.is_file() and path.suffix == ".onnx":
+        from deepseek_edge.export.onnx_file import load_onnx
+
+        return load_onnx(path)
+    if path.is_file() and path.suffix == ".pt2":
+        from deepseek_edge.export.pt2_file import load_pt2
+
+        return load_pt2(path)
+    if path.exists():
+        raise ModelError(f"{reference} is of no kind that can be read", hint=_FORMS)
+    if _FACTORY.fullmatch(reference):
+        from deepseek_edge.export.torch_module import export_module
+
+        return export_module(*_call_factory(reference))
+    raise UsageError(f"there is no model {reference}", hint=_FORMS)
+
+
+def _call_factory(reference: str) -> tuple[Any, tuple[Any, ...]]:
+    module_name, _, function_name = reference.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        hint = "start in the folder that holds the package, or install it"
+        if error.name and not module_name.startswith(error.name):
+            hint = f"install {error.name}: pip install {error.name}"
+        raise UsageError(f"can't import {module_name}: {error}", hint=hint) from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    factory = getattr(module, function_name, None)
+    if not callable(factory):
+        raise UsageError(
+            f"{module_name} has no function {function_name}",
+            hint="functions there: " + ", ".join(_functions(module)),
+        )
+    result = factory()
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)):
+        raise UsageError(
+            f"{reference} returned {type(result).__name__}, not (module, example inputs)",
+            hint="return the torch module and a tuple of its example inputs",
+        )
+    return result
+
+
+def _functions(module: Any) -> list[str]:
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
