@@ -50,7 +50,7 @@ def show_command(
     format: Format = "readable",
 ) -> None:
     """Show everything that is known of a target, and where it was read."""
-    from deepseek_edge.target import describe_sources, load_target
+    from deepseek_edge.target import UNVERIFIED, describe_sources, load_target
 
     target = load_target(id)
     sources = describe_sources(id)
@@ -58,10 +58,13 @@ def show_command(
     if format == "json":
         _print_json({"schema": SCHEMA, **values, "sources": sources})
         return
+    documents = [source for source in dict.fromkeys(sources.values()) if source != UNVERIFIED]
+    marks = {UNVERIFIED: UNVERIFIED} | {text: str(n) for n, text in enumerate(documents, 1)}
     for key, value in values.items():
         if value is not None:
-            source = f"  [{sources[key]}]" if key in sources else ""
-            typer.echo(f"{key:26}{_format_value(value)}{source}")
+            mark = f" [{marks[sources[key]]}]" if key in sources else ""
+            typer.echo(f"{key:26}{_format_value(value)}{mark}")
+    typer.echo("".join(f"\n[{marks[text]}] {text}" for text in documents))
 
 
 @app.command("check")
