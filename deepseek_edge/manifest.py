@@ -260,8 +260,9 @@ def check_manifest(manifest: Manifest, sizes: Mapping[str, int]) -> None:
     digests = (manifest.model.sha256, manifest.model.graph_sha256, *manifest.gateways)
     if not all(_SHA256.fullmatch(digest) for digest in digests):
         raise refuse("manifest.json: a digest is not 64 hexadecimal digits")
-    if manifest.target.sha256 != digest_json(manifest.target.fields):
-        raise refuse("manifest.json: the target's digest is not that of its fields")
+    target = manifest.target
+    if target.sha256 != digest_json(target.fields) or target.id != target.fields.get("id"):
+        raise refuse("manifest.json: the target's id or digest is not that of its fields")
     if not manifest.programs:
         raise refuse("manifest.json: no program")
     if len({program.id for program in manifest.programs}) != len(manifest.programs):

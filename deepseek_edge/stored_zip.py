@@ -245,5 +245,7 @@ def _check_distinct(members: list[Member]) -> None:
     seen: dict[str, str] = {}
     for member in members:
         other = seen.setdefault(member.name.lower(), member.name)
+        if other is not member.name and other == member.name:
+            raise refuse(f"{other} is there twice")
         if other is not member.name:
             raise refuse(f"{other} and {member.name} are one file where case does not count")

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from deepseek_edge.artifacts import Entry, Layers, ParityFloat, ParityGraph, Program, Step
-from deepseek_edge.golden import golden_tensors
+from deepseek_edge.golden import GoldenTensor, golden_tensors
 from deepseek_edge.manifest import (
     Manifest,
+    ProgramRecord,
     SourceModel,
     Thresholds,
     Tools,
@@ -65,9 +66,12 @@ def make_program(id: str, library: bytes) -> Program:
     )
 
 
-def make_manifest(ids: tuple[str, ...] = ("cpu-float32",)) -> tuple[Manifest, dict[str, bytes]]:
+def make_manifest(
+    ids: tuple[str, ...] = ("cpu-float32",), *, name: str = "tiny", verified: str | None = "qemu"
+) -> tuple[Manifest, dict[str, bytes]]:
     """A manifest and the members that ``write_bundle`` needs with it."""
-    records, golden = [], []
+    records: list[ProgramRecord] = []
+    golden: list[GoldenTensor] = []
     members: dict[str, bytes] = {"LICENSES": b"Apache-2.0\n"}
     for id in ids:
         library = b"\x7fELF " + id.encode()
@@ -80,7 +84,7 @@ def make_manifest(ids: tuple[str, ...] = ("cpu-float32",)) -> tuple[Manifest, di
         )
         record = program_record(
             program,
-            verified="qemu",
+            verified=verified,
             parity_graph=ParityGraph(samples=1, max_steps=None, max_abs=1e-6, within=1.0),
             parity_float=ParityFloat(1, cosine=1.0, sqnr_db=float("inf"), top1_agreement=None),
         )
@@ -90,7 +94,7 @@ def make_manifest(ids: tuple[str, ...] = ("cpu-float32",)) -> tuple[Manifest, di
     manifest = manifest_for_programs(
         records,
         golden,
-        model=SourceModel(name="tiny", sha256="0" * 64, graph_sha256="1" * 64),
+        model=SourceModel(name=name, sha256="0" * 64, graph_sha256="1" * 64),
         target=TARGET,
         tools=Tools(deepseek_edge="0.1.0", tvm="0.27.0.post1", ziglang="0.17.0", llvm="22.1"),
         thresholds=Thresholds(max_drop_pp=1),

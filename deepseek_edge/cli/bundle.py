@@ -1,8 +1,7 @@
 """``deepseek-edge bundle``: look into a bundle, check it, unpack it."""
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,22 +9,19 @@ if TYPE_CHECKING:
     from deepseek_edge.bundle import Bundle
     from deepseek_edge.manifest import ProgramRecord
 
+SCHEMA = 1
+
 app = typer.Typer(help="Look into a bundle, check it, unpack it.", no_args_is_help=True)
 
-
-class Format(str, Enum):
-    """How results are printed on stdout."""
-
-    readable = "readable"
-    json = "json"
-
-
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A .dse file.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+Format = Annotated[
+    Literal["readable", "json"],
+    typer.Option("--format", help="readable is for people; json is one object with stable keys."),
+]
 
 
 @app.command()
-def info(bundle: BundlePath, format: FormatOption = Format.readable) -> None:
+def info(bundle: BundlePath, format: Format = "readable") -> None:
     """Verify a bundle and say what is in it."""
     import msgspec
 
@@ -37,7 +33,7 @@ def info(bundle: BundlePath, format: FormatOption = Format.readable) -> None:
 
 
 @app.command()
-def verify(bundle: BundlePath, format: FormatOption = Format.readable) -> None:
+def verify(bundle: BundlePath, format: Format = "readable") -> None:
     """Check the layout, every digest and the manifest of a bundle; load nothing of it."""
     from deepseek_edge.bundle import open_bundle
 
@@ -53,7 +49,7 @@ def extract(
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="A folder that does not exist yet."),
     ] = None,
-    format: FormatOption = Format.readable,
+    format: Format = "readable",
 ) -> None:
     """Verify a bundle and write its members into a fresh folder (default: named like it)."""
     from deepseek_edge.bundle import open_bundle
@@ -65,10 +61,10 @@ def extract(
         _print(format, _summary(opened) | {"directory": str(directory)}, lines)
 
 
-def _print(format: Format, result: dict[str, Any], lines: list[str]) -> None:
+def _print(format: str, result: dict[str, Any], lines: list[str]) -> None:
     import json
 
-    if format is Format.json:
+    if format == "json":
         typer.echo(json.dumps(result))
         return
     for line in lines:
@@ -78,7 +74,7 @@ def _print(format: Format, result: dict[str, Any], lines: list[str]) -> None:
 
 def _summary(bundle: "Bundle") -> dict[str, Any]:
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "bundle": str(bundle.path),
         "size_bytes": bundle.size_bytes,
         "digests_sha256": bundle.digests_sha256,
