@@ -37,3 +37,7 @@ void sum24(row a, row b, row c, row d, row e, row f, row g, row h, row i, row j,
        16 * p[0] + 17 * q[0] + 18 * r[0] + 19 * s[0] + 20 * t[0] + 21 * u[0] + 22 * v[0] +
        23 * w[0];
 }
+
+void tally(int32_t *counts, int32_t begin, int32_t end) {
+  for (int32_t i = begin; i < end; i++) counts[i]++;
+}
