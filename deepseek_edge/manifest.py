@@ -15,7 +15,6 @@ import msgspec
 from deepseek_edge.artifacts import Entry, Layers, ParityFloat, ParityGraph, Program
 from deepseek_edge.digest import canonical_json, digest_json
 from deepseek_edge.golden import GOLDEN_INDEX, GoldenTensor, check_golden
-from deepseek_edge.golden import golden_tensors as golden_tensors  # noqa: PLC0414  # handed on
 from deepseek_edge.stored_zip import refuse
 from deepseek_edge.target import Target
 from deepseek_edge.tensors import DTYPE_CODES
