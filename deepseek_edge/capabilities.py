@@ -1,0 +1,124 @@
+"""What this machine can do: which tools are here, and how to get those that aren't."""
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+from dataclasses import dataclass
+
+from deepseek_edge.errors import MissingToolError, UnsupportedError
+from deepseek_edge.target import load_target
+
+# As in pyproject.toml, which says why each is exact; a test compares them.
+PINS = {
+    "apache-tvm": "0.27.0.post1",
+    "apache-tvm-ffi": "0.1.14.post1",
+    "ziglang": "0.17.0",
+}
+QEMU_PROGRAMS = ("qemu-aarch64-static", "qemu-aarch64")
+_INSTALL_QEMU = "sudo apt-get install qemu-user-static"
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One thing that this package can use.
+
+    Attributes:
+        found: version, path or list; None if it is missing or of a version that won't do.
+        required: without it nothing can be compiled.
+        purpose: what it is for.
+        remedy: how to get it, None if there is nothing to do.
+    """
+
+    name: str
+    found: str | None
+    required: bool
+    purpose: str
+    remedy: str | None
+
+
+def find_capabilities() -> tuple[Capability, ...]:
+    """Look for everything; loads none of it."""
+    return (
+        _cpu(),
+        *(_package(name, pin, "compiling and linking") for name, pin in PINS.items()),
+        _package("onnx", None, "reading models"),
+        _package("onnxruntime", None, "checking each compile against its graph"),
+        _emulator(),
+        _package("torch", None, "models as nn.Module or .pt2", extra="torch"),
+        _package("transformers", None, "Hugging Face folders", extra="torch"),
+        _package("matplotlib", None, "HTML reports", required=False),
+    )
+
+
+def check_compiler() -> None:
+    """Check that everything a compile needs is installed.
+
+    Raises:
+        MissingToolError: names the first thing that is missing.
+    """
+    for capability in find_capabilities():
+        if capability.required and capability.found is None:
+            raise MissingToolError(
+                f"{capability.name} is needed for {capability.purpose}: not usable here",
+                hint=capability.remedy,
+            )
+
+
+def check_plots() -> None:
+    """Check that HTML reports can be drawn.
+
+    Raises:
+        MissingToolError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingToolError("an HTML report needs matplotlib", hint="pip install matplotlib")
+
+
+def emulation_hint(arch: str) -> str:
+    """What to do to run a program for ``arch``, "x86_64" or "aarch64", that can't be run here."""
+    if arch == "aarch64" and _find_qemu() is None:
+        return f"to run it here, install an emulator: {_INSTALL_QEMU}"
+    return "run it on the device before it serves: deepseek-edge profile --check"
+
+
+def _cpu() -> Capability:
+    try:
+        host = load_target("host")
+    except UnsupportedError as error:
+        return Capability(platform.machine(), None, False, "target host", str(error))
+    found = f"{host.cores} cores, {' '.join(host.features) or 'no optional features'}"
+    return Capability(f"CPU {host.mcpu}", found, False, "target host", None)
+
+
+def _package(
+    name: str,
+    pin: str | None,
+    purpose: str,
+    *,
+    extra: str | None = None,
+    required: bool | None = None,
+) -> Capability:
+    remedy = f"pip install '{name}{'' if pin is None else f'=={pin}'}'"
+    if extra is not None:
+        remedy = f"pip install 'deepseek-edge[{extra}]'"
+    try:
+        version: str | None = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    if pin is not None and version not in (None, pin):
+        remedy, version = f"{remedy}  (found {version})", None
+    needed = extra is None if required is None else required
+    return Capability(name, version, needed, purpose, None if version else remedy)
+
+
+def _emulator() -> Capability:
+    found = _find_qemu()
+    if platform.machine() == "aarch64":
+        found = found or "not needed: this is an ARM64 machine"
+    remedy = None if found else _INSTALL_QEMU
+    return Capability("qemu-user-static", found, False, "running ARM64 programs here", remedy)
+
+
+def _find_qemu() -> str | None:
+    return next(filter(None, map(shutil.which, QEMU_PROGRAMS)), None)

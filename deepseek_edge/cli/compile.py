@@ -1,0 +1,177 @@
+"""``deepseek-edge compile``: a model in, checked bundles out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from deepseek_edge.cli.output import (
+    FormatOption,
+    bytes_text,
+    narration,
+    print_json,
+    print_lines,
+)
+from deepseek_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from deepseek_edge.pipeline import CompileResult
+    from deepseek_edge.report import CompileReport, ProfileReport, ProgramReport
+
+Precision = Literal["auto", "float32", "float16", "int8", "w4a16"]
+
+
+def compile_command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="x.onnx, x.pt2, a Hugging Face folder, or package.module:factory."
+        ),
+    ],
+    *,
+    target: Annotated[
+        list[str], typer.Option(metavar="ID", help="What to compile for; repeat it for several.")
+    ],
+    precision: Annotated[Precision, typer.Option(help="auto is float32 in this version.")] = "auto",
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=1,3,48,320", help="An input's shape that the model leaves open."
+        ),
+    ] = None,
+    batch: Annotated[
+        str, typer.Option(metavar="1,4,8", help="Batch sizes; all share one set of weights.")
+    ] = "1",
+    eval: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Measure accuracy on this data set (an id or .npz)."),
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="top1, top5; default: the data set's.")] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(metavar="PP", help="Fail if more percentage points of the metric are lost."),
+    ] = None,
+    require_run: Annotated[
+        bool,
+        typer.Option("--require-run", help="Refuse targets that can't be run and checked here."),
+    ] = False,
+    dump: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep what is generated, for a look.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT.dse",
+            help="A file, a folder, or a name with {target}; default NAME-TARGET.dse here.",
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page about it; measures what runs here."),
+    ] = None,
+    format: FormatOption = "readable",
+) -> None:
+    """Compile a model, run what was made, compare it with its graph, and pack it."""
+    with narration() as narrator:
+        # Imports below take a second: what can be refused without them comes first.
+        shapes = dict(parse_shape(text) for text in shape or [])
+        batches = parse_batches(batch)
+        from deepseek_edge.pipeline import CompileRequest, compile_model
+
+        request = CompileRequest(
+            model=model,
+            targets=tuple(target),
+            precision=precision,
+            shapes=shapes,
+            batches=batches,
+            evaluation=eval,
+            metric=metric,
+            max_drop_pp=max_drop,
+            require_run=require_run,
+            dump=dump,
+            output=output,
+            html=html,
+        )
+        result = compile_model(request, narrate=narrator.say, progress=narrator.advance)
+    if format == "json":
+        from deepseek_edge.report import compile_json
+
+        print_json(compile_json(result.reports))
+    else:
+        print_lines(describe(result))
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Read NAME=1,3,48,320; NAME= is a scalar.
+
+    Raises:
+        UsageError: it is not of this form, or a size is below 1.
+    """
+    name, equals, sizes = text.rpartition("=")
+    try:
+        shape = tuple(int(size) for size in sizes.split(",")) if sizes else ()
+    except ValueError:
+        shape = (0,)
+    if not equals or not name or any(size < 1 for size in shape):
+        raise UsageError(f"can't read --shape {text}", hint="--shape NAME=1,3,48,320")
+    return name, shape
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """Read 1,4,8.
+
+    Raises:
+        UsageError: it is not of this form.
+    """
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise UsageError(f"can't read --batch {text}", hint="--batch 1,4,8") from None
+
+
+def describe(result: "CompileResult") -> Iterator[str]:
+    """Say in lines what came out of a compile."""
+    for report, profile in zip(result.reports, result.profiles, strict=True):
+        yield f"{report.target}: {report.bundle} ({bytes_text(report.size_bytes)})"
+        yield from (f"  {line}" for line in _details(report, profile))
+    if result.html is not None:
+        yield f"report: {result.html}"
+
+
+def _details(report: "CompileReport", profile: "ProfileReport | None") -> Iterator[str]:
+    for program in report.programs:
+        yield from _program(program)
+    if accuracy := report.accuracy:
+        yield (
+            f"{accuracy.metric}: {accuracy.compiled:.2f} % compiled, {accuracy.float:.2f} % float, "
+            f"{accuracy.drop_pp:+.2f} pp lost ({accuracy.samples} samples, "
+            f"+/- {accuracy.ci_pp:.2f} pp)"
+        )
+    yield from report.notes
+    if profile is not None:
+        latency = profile.latency_ms
+        yield (
+            f"latency here: p50 {latency.p50:.2f} ms, p99 {latency.p99:.2f} ms, "
+            f"{profile.threads} threads, {latency.n} calls"
+        )
+        yield from (f"  doubtful: {reason}" for reason in profile.reasons)
+    stages = [f"{name} {spent:.1f} s" for name, spent in report.time_s.items() if spent >= 0.05]
+    yield f"time: {', '.join(stages)}"
+
+
+def _program(checked: "ProgramReport") -> Iterator[str]:
+    program, graph = checked.program, checked.parity_graph
+    yield (
+        f"{program.id}: weights {bytes_text(program.weights_bytes)}, "
+        f"code {bytes_text(program.code_bytes)}, activations {bytes_text(program.arena_bytes)}"
+    )
+    if checked.verified is None or graph is None:
+        yield "NOT RUN: check it on the device before it serves"
+        return
+    yield (
+        f"verified on {checked.verified}: {graph.samples} samples, largest error "
+        f"{graph.max_abs:.1e} of the output range (allowed 1e-03)"
+    )

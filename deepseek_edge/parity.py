@@ -1,0 +1,321 @@
+"""No compile is believed: the artifact is run, and its outputs are compared.
+
+``check_graph`` judges the artifact against onnxruntime on the same graph and fails a compile;
+``compare_float`` reports how far it is from the float model and fails nothing.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from deepseek_edge.artifacts import ParityFloat, ParityGraph
+from deepseek_edge.errors import MissingToolError, ModelError, ParityError
+from deepseek_edge.tensors import TensorSpec
+
+Array = NDArray[Any]
+Tensors = Mapping[str, Array]
+
+FLOAT_TOLERANCE = 1e-3  # of an output's range
+MAX_STEPS = 2
+WITHIN_ONE_STEP = 0.999
+SEED = 20261121
+# A range far below the values' size is rounding noise, and 1e-3 of it is below float32's
+# resolution: the tolerance never falls under 1e-6 of the largest value (8 units in last place).
+LEAST_RANGE = 1e-3
+
+_SAME_VALUES = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
+
+
+class Reference:
+    """onnxruntime without optimizations: the graph as it is written.
+
+    Its default optimizations saturate int8 sums on CPUs without VNNI, so they are never used.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        """Load a graph whose shapes are fixed.
+
+        Raises:
+            MissingToolError: onnxruntime is not installed.
+            ModelError: onnxruntime refuses the graph.
+        """
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingToolError(
+                "onnxruntime is not installed, so nothing can be checked",
+                hint="pip install onnxruntime",
+            ) from None
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exception types share no public base
+            first_line = str(error).splitlines()[0]
+            raise ModelError(
+                f"onnxruntime refuses the graph: {first_line}",
+                hint="run onnx.checker.check_model on it",
+            ) from error
+        self._shapes = {i.name: tuple(i.shape) for i in self._session.get_inputs()}
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        """Run the graph; a larger batch than the graph's is run sample by sample.
+
+        Args:
+            inputs: by name. Each has the graph's shape, or one axis that is k times as long;
+                k is the same for all of those.
+
+        Returns:
+            Outputs by name; with k > 1 they are concatenated along the same axis.
+        """
+        axes = {name: self._batch_axis(name, value.shape) for name, value in inputs.items()}
+        axis, repeat = next((found for found in axes.values() if found is not None), (0, 1))
+        names = [output.name for output in self._session.get_outputs()]
+        parts = [self._session.run(None, _slice(inputs, axes, index)) for index in range(repeat)]
+        if repeat == 1:
+            return dict(zip(names, parts[0], strict=True))
+        return {
+            name: np.concatenate(values, axis=axis)
+            for name, values in zip(names, zip(*parts, strict=True), strict=True)
+        }
+
+    def _batch_axis(self, name: str, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        for axis, (one, many) in enumerate(zip(self._shapes[name], shape, strict=True)):
+            if one != many:
+                return axis, many // one
+        return None
+
+
+def _slice(
+    inputs: Tensors, axes: Mapping[str, tuple[int, int] | None], index: int
+) -> dict[str, Array]:
+    parts = {}
+    for name, value in inputs.items():
+        found = axes[name]
+        if found is None:
+            parts[name] = value
+        else:
+            axis, repeat = found
+            length = value.shape[axis] // repeat
+            parts[name] = value.take(range(index * length, (index + 1) * length), axis=axis)
+    return parts
+
+
+def sample_inputs(
+    model: onnx.ModelProto, specs: Sequence[TensorSpec], sample: int, seed: int = SEED
+) -> dict[str, Array]:
+    """Make inputs that every part of the graph accepts; the same numbers on every machine.
+
+    Floats are standard normal. Integers that index a table stay inside it, masks are ones
+    followed by zeros, other integers are 0 or 1.
+    """
+    rows = table_rows(model)
+    random = np.random.default_rng([seed, sample])
+    values: dict[str, Array] = {}
+    for spec in specs:
+        if spec.dtype.startswith("float"):
+            value: Array = random.standard_normal(spec.shape)
+        elif "mask" in spec.name.lower() and spec.shape:
+            length = spec.shape[-1]
+            kept = int(random.integers((length + 1) // 2, length + 1))
+            value = np.broadcast_to(np.arange(length) < kept, spec.shape)
+        else:
+            small = {"int8": (-128, 128), "uint8": (0, 256)}.get(spec.dtype, (0, 2))
+            low, high = (0, rows[spec.name]) if spec.name in rows else small
+            value = random.integers(low, high, spec.shape)
+        values[spec.name] = np.asarray(value).astype(spec.dtype)
+    return values
+
+
+def table_rows(model: onnx.ModelProto) -> dict[str, int]:
+    """Graph inputs that index a constant table (token ids), with its number of rows."""
+    graph = model.graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    origin = {value.name: value.name for value in graph.input if value.name not in shapes}
+    rows: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            shapes[node.output[0]] = tuple(node.attribute[0].t.dims)
+        elif node.op_type in _SAME_VALUES and node.input[0] in origin:
+            origin[node.output[0]] = origin[node.input[0]]
+        elif node.op_type == "Gather" and node.input[1] in origin and node.input[0] in shapes:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            name = origin[node.input[1]]
+            rows[name] = min(shapes[node.input[0]][axis], rows.get(name, 1 << 62))
+    return rows
+
+
+def output_scales(model: onnx.ModelProto) -> dict[str, float]:
+    """Quantization step of each graph output that a DequantizeLinear with one scale makes."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    outputs = {value.name for value in model.graph.output}
+    scales = {}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.output[0] in outputs:
+            scale = constants.get(node.input[1])
+            if scale is not None and math.prod(scale.dims) == 1:
+                scales[node.output[0]] = float(numpy_helper.to_array(scale).reshape(()))
+    return scales
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """One output of one sample.
+
+    Attributes:
+        relative: largest difference over the range (of the elements the reference has finite).
+        steps: largest difference in quantization steps, None for a float output.
+        inside: elements inside the tolerance.
+        wrong: why the output fails by itself, or None.
+    """
+
+    relative: float
+    steps: int | None
+    inside: int
+    elements: int
+    wrong: str | None
+
+
+def check_graph(
+    reference: Sequence[Tensors],
+    artifact: Sequence[Tensors],
+    *,
+    scales: Mapping[str, float] | None = None,
+) -> ParityGraph:
+    """Check the artifact's outputs against its graph's, sample by sample.
+
+    Float outputs: the largest difference is at most 1e-3 of the output's range. Quantized
+    outputs (int8, uint8, or float with a step in ``scales``): at least 99.9 % within one step
+    and none beyond two. Other integers and booleans: equal.
+
+    Args:
+        reference: outputs by name, one mapping a sample, of onnxruntime with ORT_DISABLE_ALL.
+        artifact: the same of the artifact.
+        scales: quantization step of float outputs of an int8 program (``output_scales``).
+
+    Raises:
+        ParityError: an output is missing, has another shape, is NaN or infinite where the
+            reference is not, or differs by more than the contract allows.
+    """
+    found = list(_differences(reference, artifact, scales or {}))
+    for name, difference in found:
+        if difference.wrong is not None:
+            raise ParityError(
+                f"parity failed: output {name!r} {difference.wrong}",
+                hint="this is a defect of the compiler, not of the model: report it with the "
+                "model; --dump DIR keeps what was generated",
+            )
+    steps = [difference.steps for _, difference in found if difference.steps is not None]
+    elements = sum(difference.elements for _, difference in found)
+    inside = sum(difference.inside for _, difference in found)
+    return ParityGraph(
+        samples=len(reference),
+        max_steps=max(steps, default=None),
+        max_abs=max((difference.relative for _, difference in found), default=0.0),
+        within=inside / elements if elements else 1.0,
+    )
+
+
+def _differences(
+    reference: Sequence[Tensors], artifact: Sequence[Tensors], scales: Mapping[str, float]
+) -> Iterator[tuple[str, _Difference]]:
+    for expected, actual in zip(reference, artifact, strict=True):
+        for name, value in expected.items():
+            if name not in actual:
+                raise ParityError(f"parity failed: the artifact has no output {name!r}")
+            yield name, _compare(value, actual[name], scales.get(name))
+
+
+def _compare(expected: Array, actual: Array, scale: float | None) -> _Difference:
+    size = int(expected.size)
+    if expected.shape != actual.shape:
+        wrong = f"has shape {actual.shape}, the graph says {expected.shape}"
+        return _Difference(math.inf, None, 0, size, wrong)
+    finite = np.isfinite(expected)
+    if not np.isfinite(actual[finite]).all():
+        return _Difference(math.inf, None, 0, size, "holds NaN or infinity where it should not")
+    if size and not finite.any():
+        return _Difference(math.inf, None, 0, size, "has no finite value in the reference")
+    exact, given = expected[finite].astype(np.float64), actual[finite].astype(np.float64)
+    error = np.abs(exact - given)
+    worst = float(error.max(initial=0.0))
+    relative = worst / output_range(expected)
+    if expected.dtype in (np.int8, np.uint8):
+        scale = 1.0
+    if scale is not None:
+        steps = np.rint(error / scale)
+        inside = int((steps <= 1).sum()) + size - exact.size
+        most = int(steps.max(initial=0))
+        failed = most > MAX_STEPS or inside < WITHIN_ONE_STEP * size
+        wrong = f"is {most} steps off, {inside / max(size, 1):.2%} within one step"
+        return _Difference(relative, most, inside, size, wrong if failed else None)
+    if expected.dtype.kind != "f":
+        inside = int((error == 0).sum())
+        off = exact.size - inside
+        wrong = f"differs in {off} of {size} integers"
+        return _Difference(relative, None, inside, size, wrong if off else None)
+    inside = int((error <= FLOAT_TOLERANCE * output_range(expected)).sum()) + size - exact.size
+    wrong = f"is off by {relative:.2e} of its range, {FLOAT_TOLERANCE:.0e} is allowed"
+    return _Difference(relative, None, inside, size, wrong if inside < size else None)
+
+
+def output_range(output: Array) -> float:
+    """Max - min of the finite values, never below 1e-3 of the largest; 1 if all are zero."""
+    finite = output[np.isfinite(output)].astype(np.float64)
+    if finite.size == 0:
+        return 1.0
+    spread = float(finite.max() - finite.min())
+    return max(spread, LEAST_RANGE * float(np.abs(finite).max())) or 1.0
+
+
+def golden_tolerance(output: Array) -> float:
+    """Absolute difference that another run of the same program may show; 0 for integers."""
+    if output.dtype.kind != "f":
+        return 0.0
+    return FLOAT_TOLERANCE * output_range(output)
+
+
+def compare_float(reference: Sequence[Tensors], artifact: Sequence[Tensors]) -> ParityFloat:
+    """Measure the distance to the float model, pooled over all float outputs and samples.
+
+    SQNR is 10 log10(sum f^2 / sum (f - q)^2), infinite when all outputs are equal.
+    ``top1_agreement`` is the share of rows whose largest element is at the same place, if the
+    first output is a (rows, classes) float matrix with several classes; else None.
+    """
+    signal = noise = product = power = 0.0
+    agreed = rows = 0
+    for expected, actual in zip(reference, artifact, strict=True):
+        for index, (name, value) in enumerate(expected.items()):
+            if value.dtype.kind != "f":
+                continue
+            f = np.nan_to_num(value.astype(np.float64), posinf=0.0, neginf=0.0)
+            q = np.nan_to_num(actual[name].astype(np.float64), posinf=0.0, neginf=0.0)
+            signal += float((f * f).sum())
+            power += float((q * q).sum())
+            product += float((f * q).sum())
+            noise += float(((f - q) ** 2).sum())
+            if index == 0 and f.ndim == 2 and f.shape[1] > 1:
+                agreed += int((f.argmax(axis=1) == q.argmax(axis=1)).sum())
+                rows += f.shape[0]
+    both = math.sqrt(signal * power)
+    return ParityFloat(
+        samples=len(reference),
+        cosine=product / both if both else float(signal == power),
+        sqnr_db=_decibel(signal, noise),
+        top1_agreement=agreed / rows if rows else None,
+    )
+
+
+def _decibel(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf

@@ -1,0 +1,126 @@
+"""A model in, checked bundles out: the whole of ``compile`` on one page."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from deepseek_edge.artifacts import Program
+from deepseek_edge.datasets import load_dataset
+from deepseek_edge.export import fix_shapes, load_model
+from deepseek_edge.parity import Reference
+from deepseek_edge.pipeline.checking import CheckedProgram, Narrate, check_program, judge
+from deepseek_edge.pipeline.packing import describe_source, pack, write_page
+from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, describe_plan, make_plan
+from deepseek_edge.pipeline.workspace import Stopwatch, work_directory
+from deepseek_edge.profiling.html import Chapter
+from deepseek_edge.profiling.measure import measure
+from deepseek_edge.report import CompileReport, ProfileReport
+
+__all__ = ["CompileRequest", "CompileResult", "compile_model"]
+
+Progress = Callable[[str, int, int], None]
+CompileProgram = Callable[..., Program]
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """Bundles that were written, in the order of the targets.
+
+    Attributes:
+        profiles: of the programs that were measured for the page, else None.
+    """
+
+    reports: tuple[CompileReport, ...]
+    profiles: tuple[ProfileReport | None, ...]
+    html: Path | None
+
+
+def _silent(*_: object) -> None:
+    pass
+
+
+def compile_model(
+    request: CompileRequest,
+    *,
+    compile_program: CompileProgram | None = None,
+    narrate: Narrate = _silent,
+    progress: Progress = _silent,
+) -> CompileResult:
+    """Compile, check, evaluate and pack a model for each target.
+
+    Args:
+        request: what to compile, for what, and how strictly.
+        compile_program: the back end; TVM's if None.
+        narrate: told lines for a person.
+        progress: told (stage, done, total).
+
+    Raises:
+        UsageError, UnsupportedError: the request is refused, before the first stage runs.
+        ModelError: the model can't be read.
+        ParityError, AccuracyError: an artifact failed. Bundles of earlier targets are written,
+            this one's is not, and nothing is half-written.
+        OutputError: a result can't be written.
+    """
+    planned = make_plan(request)
+    dataset = None if request.evaluation is None else load_dataset(request.evaluation)
+    for line in describe_plan(request, planned):
+        narrate(line)
+    model = fix_shapes(read_model(request.model), request.shapes)
+    source = describe_source(request.model, model)
+    reference = Reference(model)
+    reports: list[CompileReport] = []
+    profiles: list[ProfileReport | None] = []
+    chapters: list[Chapter] = []
+    for one in planned:
+        clock = Stopwatch()
+        with work_directory(request.dump, one.target.id) as work_dir:
+            narrate(f"{one.target.id}: compiling")
+            with clock.stage("codegen"):
+                program = (compile_program or _tvm())(
+                    model, one.target, batches=request.batches, work_dir=work_dir, progress=progress
+                )
+            with clock.stage("parity"):
+                checked = check_program(program, one, model, reference, narrate)
+            with clock.stage("evaluation"):
+                accuracy, notes = judge(request, dataset, program, one, reference, narrate=narrate)
+            pack(request, one, source, checked, dataset)
+            profile = profile_for_page(request, one, checked, narrate)
+        report = CompileReport(
+            bundle=one.output,
+            target=one.target.id,
+            size_bytes=one.output.stat().st_size,
+            time_s=clock.seconds(),
+            programs=(checked.report,),
+            accuracy=accuracy,
+            notes=notes,
+        )
+        reports.append(report)
+        profiles.append(profile)
+        chapters.append(Chapter(one.target, program.entries[0].steps, report, profile))
+    if request.html is not None:
+        write_page(request.html, f"{source.name}: compile report", chapters)
+    return CompileResult(tuple(reports), tuple(profiles), request.html)
+
+
+def read_model(model: str | onnx.ModelProto) -> onnx.ModelProto:
+    """The graph that a reference names, or the graph itself."""
+    return model if isinstance(model, onnx.ModelProto) else load_model(model)
+
+
+def profile_for_page(
+    request: CompileRequest, one: PlannedTarget, checked: CheckedProgram, narrate: Narrate
+) -> ProfileReport | None:
+    """Measure a program that runs on this machine, if a page is to show it."""
+    if request.html is None or one.place != "host":
+        return None
+    narrate(f"{one.target.id}: measuring")
+    program = checked.report.program
+    return measure(program.library, checked.inputs, bundle=str(one.output), program=program.id)
+
+
+def _tvm() -> CompileProgram:
+    from deepseek_edge.backends.tvm import compile_program
+
+    return compile_program

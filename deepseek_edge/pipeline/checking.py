@@ -1,0 +1,127 @@
+"""Programs are run: compared with their graph, and judged by their task's metric."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from deepseek_edge.artifacts import Accuracy, Entry, Program
+from deepseek_edge.datasets import Dataset
+from deepseek_edge.errors import AccuracyError
+from deepseek_edge.evaluation import evaluate
+from deepseek_edge.parity import (
+    Reference,
+    Tensors,
+    check_graph,
+    compare_float,
+    output_scales,
+    sample_inputs,
+)
+from deepseek_edge.pipeline.placement import Place, estimate_s, open_program
+from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
+from deepseek_edge.report import ProgramReport
+
+SAMPLES: Mapping[Place, int] = {"host": 3, "qemu": 1}
+# An evaluation under emulation that takes longer must be asked for: by a gate, which needs it.
+EMULATED_EVALUATION_S = 120.0
+
+Narrate = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CheckedProgram:
+    """A program whose outputs were compared with its graph's.
+
+    Attributes:
+        inputs, outputs: of one run of the first entry: the artifact's own outputs, or the
+            reference's if it was run nowhere.
+    """
+
+    report: ProgramReport
+    inputs: Tensors
+    outputs: Tensors
+
+
+def check_program(
+    program: Program,
+    one: PlannedTarget,
+    model: onnx.ModelProto,
+    reference: Reference,
+    narrate: Narrate,
+) -> CheckedProgram:
+    """Run every entry of a program and compare it with its graph (design law 5).
+
+    Three samples an entry on the host, one under emulation. With no place to run it, the
+    reference's outputs become the golden ones, and nothing is verified.
+
+    Raises:
+        ParityError: the program computes something else.
+    """
+    first = sample_inputs(model, program.entries[0].inputs, 0)
+    if one.place is None:
+        narrate(f"{one.target.id}: NOT RUN")
+        return CheckedProgram(ProgramReport(program, None, None, None), first, reference.run(first))
+    expected: list[Tensors] = []
+    actual: list[Tensors] = []
+    with open_program(program, one.target, one.place) as run:
+        for number, entry in enumerate(program.entries):
+            narrate(f"{one.target.id}: checking {entry.name} on {_where(one.place, entry)}")
+            for sample in range(SAMPLES[one.place]):
+                inputs = sample_inputs(model, entry.inputs, sample)
+                expected.append(reference.run(inputs))
+                actual.append(run(inputs, number))
+    scales = output_scales(model) if program.precision == "int8" else {}
+    graph = check_graph(expected, actual, scales=scales)
+    report = ProgramReport(program, one.place, graph, compare_float(expected, actual))
+    return CheckedProgram(report, first, actual[0])
+
+
+def _where(place: Place, entry: Entry, samples: int = 1) -> str:
+    if place == "host":
+        return "this machine"
+    return f"QEMU, about {samples * estimate_s(entry, place):.0f} s"
+
+
+def judge(
+    request: CompileRequest,
+    dataset: Dataset | None,
+    program: Program,
+    one: PlannedTarget,
+    reference: Reference,
+    *,
+    narrate: Narrate,
+) -> tuple[Accuracy | None, tuple[str, ...]]:
+    """Measure the task metric on the float model and on the artifact, and apply the gate.
+
+    Under emulation only if that takes at most two minutes, or if a gate needs it.
+
+    Returns:
+        The accuracy, and notes on why there is none.
+
+    Raises:
+        AccuracyError: more is lost than ``request.max_drop_pp``.
+    """
+    if dataset is None:
+        return None, ()
+    if one.place is None:
+        return None, ("accuracy was not measured: the program was run nowhere",)
+    samples = len(dataset.arrays(None)[1])
+    duration_s = samples * estimate_s(program.entries[0], one.place)
+    if duration_s > EMULATED_EVALUATION_S and request.max_drop_pp is None:
+        note = f"accuracy was not measured: {samples} samples under QEMU take {duration_s:.0f} s"
+        narrate(f"{one.target.id}: {note}; --max-drop forces it")
+        return None, (note,)
+    where = _where(one.place, program.entries[0], samples)
+    narrate(f"{one.target.id}: {samples} samples of {dataset.id} on {where}")
+    metric = request.metric or dataset.metric
+    with open_program(program, one.target, one.place) as run:
+        of_float, _, _ = evaluate(reference.run, dataset, metric)
+        compiled, count, ci_pp = evaluate(lambda inputs: run(inputs, 0), dataset, metric)
+    drop_pp = of_float - compiled
+    if request.max_drop_pp is not None and drop_pp > request.max_drop_pp:
+        raise AccuracyError(
+            f"{one.target.id} loses {drop_pp:.2f} pp of {metric} ({of_float:.2f} to "
+            f"{compiled:.2f} %), {request.max_drop_pp} pp are allowed",
+            hint="raise --max-drop, or compile with a higher --precision",
+        )
+    return Accuracy(metric, count, of_float, compiled, drop_pp, ci_pp), ()

@@ -1,0 +1,195 @@
+"""What a compile is asked for, and what that comes to: refused here, before the first stage."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from deepseek_edge.capabilities import check_compiler, check_plots, emulation_hint
+from deepseek_edge.errors import OutputError, UnsupportedError, UsageError
+from deepseek_edge.pipeline.placement import Place, choose_place
+from deepseek_edge.target import Target, load_target
+
+PRECISIONS = ("auto", "float32", "float16", "int8", "w4a16")
+COMPILED_PRECISIONS = ("float32",)
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """What to compile, for what, and how strictly.
+
+    Attributes:
+        model: a path (.onnx, .pt2, a Hugging Face folder), "package.module:factory", or a graph.
+        targets: ids; one bundle each.
+        precision: of ``PRECISIONS``; "auto" is float32 so far.
+        shapes: of inputs whose shape the model leaves open, by name.
+        batches: an entry each; the entries share the weights.
+        evaluation: a data set's id or path; None: accuracy isn't measured.
+        metric: the data set's own if None.
+        max_drop_pp: how much of the metric may be lost, in percentage points; None: no gate.
+        require_run: refuse a target whose program can't be run here.
+        dump: a folder in which each target's work directory is kept.
+        output: a file, a folder, or a name with "{target}" in it; None: NAME-TARGET.dse here.
+        html: where to write a page about it; programs that run here are profiled for it.
+    """
+
+    model: str | onnx.ModelProto
+    targets: tuple[str, ...] = ("host",)
+    precision: str = "auto"
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    batches: tuple[int, ...] = (1,)
+    evaluation: str | None = None
+    metric: str | None = None
+    max_drop_pp: float | None = None
+    require_run: bool = False
+    dump: Path | None = None
+    output: Path | None = None
+    html: Path | None = None
+
+
+@dataclass(frozen=True)
+class PlannedTarget:
+    """One target of a request, resolved.
+
+    Attributes:
+        place: where the program will be run to check it; None: nowhere.
+        output: the bundle to write.
+    """
+
+    target: Target
+    place: Place | None
+    output: Path
+
+
+def make_plan(request: CompileRequest) -> tuple[PlannedTarget, ...]:
+    """Resolve a request, or refuse it with the reason and the nearest thing that works.
+
+    Raises:
+        UsageError: the options contradict each other; UnknownTargetError: no such target.
+        UnsupportedError: a target or this version can't do it; MissingToolError: a tool it
+            needs is not installed.
+        OutputError: an output folder can't be written.
+    """
+    _check_options(request)
+    targets = tuple(load_target(id) for id in request.targets)
+    for target in targets:
+        _check_precision(request.precision, target)
+    check_compiler()
+    if request.html is not None:
+        check_plots()
+    outputs = output_paths(request.output, model_name(request.model), [t.id for t in targets])
+    for path in [*outputs, *([request.html] if request.html else [])]:
+        check_writable(path)
+    planned = []
+    for target, output in zip(targets, outputs, strict=True):
+        place = choose_place(target)
+        if place is None and (request.require_run or request.max_drop_pp is not None):
+            raise UnsupportedError(
+                f"a program for {target.id} can't be run on this machine",
+                hint=emulation_hint(target.arch),
+            )
+        planned.append(PlannedTarget(target, place, output))
+    return tuple(planned)
+
+
+def describe_plan(request: CompileRequest, planned: Sequence[PlannedTarget]) -> Iterator[str]:
+    """Say in lines what will be done, with every default resolved."""
+    precision = "float32 (auto)" if request.precision == "auto" else request.precision
+    batches = ",".join(map(str, request.batches))
+    yield f"model {model_name(request.model)}, precision {precision}, batch {batches}"
+    for one in planned:
+        place = f"checked on {one.place}" if one.place else "NOT RUN here"
+        yield f"  {one.target.id} ({one.target.mcpu}): {place} -> {one.output}"
+        if one.place is None:
+            yield f"    hint: {emulation_hint(one.target.arch)}"
+    if request.evaluation is not None:
+        gate = (
+            "no gate" if request.max_drop_pp is None else f"at most {request.max_drop_pp} pp lost"
+        )
+        yield f"  accuracy on {request.evaluation}, {gate}"
+
+
+def model_name(model: str | onnx.ModelProto) -> str:
+    """A file name's stem for the model."""
+    if isinstance(model, onnx.ModelProto):
+        return model.graph.name or "model"
+    path = Path(model)
+    if path.suffix in (".onnx", ".pt2"):
+        return path.stem
+    return model.rpartition(":")[2] if ":" in model else path.resolve().name
+
+
+def output_paths(output: Path | None, name: str, targets: Sequence[str]) -> tuple[Path, ...]:
+    """One path for each target.
+
+    Raises:
+        UsageError: two targets would write one file.
+    """
+    if output is None:
+        paths = tuple(Path(f"{name}-{target}.dse") for target in targets)
+    elif "{target}" in str(output):
+        paths = tuple(Path(str(output).replace("{target}", target)) for target in targets)
+    elif output.is_dir() or output.suffix == "":
+        paths = tuple(output / f"{name}-{target}.dse" for target in targets)
+    else:
+        paths = tuple(output for _ in targets)
+    if len(set(paths)) < len(paths):
+        raise UsageError(
+            f"several targets would write {paths[0]}",
+            hint="name each target once, and give a folder or a name with {target}: "
+            "-o 'model-{target}.dse'",
+        )
+    return paths
+
+
+def _check_options(request: CompileRequest) -> None:
+    if not request.targets:
+        raise UsageError("no target is given", hint="--target host (deepseek-edge target list)")
+    if request.precision not in PRECISIONS:
+        raise UsageError(
+            f"unknown precision {request.precision!r}", hint=f"one of {', '.join(PRECISIONS)}"
+        )
+    if not request.batches or min(request.batches) < 1:
+        raise UsageError("a batch holds at least one sample", hint="--batch 1,4")
+    if len(set(request.batches)) < len(request.batches):
+        raise UsageError("a batch size is given twice", hint="--batch 1,4")
+    if request.evaluation is None and (request.metric or request.max_drop_pp is not None):
+        raise UsageError(
+            "a metric and a gate need data to be measured on", hint="add --eval SOURCE"
+        )
+
+
+def _check_precision(precision: str, target: Target) -> None:
+    if precision == "auto":
+        return
+    if precision not in COMPILED_PRECISIONS:
+        raise UnsupportedError(
+            f"precision {precision} is not supported by this version",
+            hint="--precision float32 compiles for every target",
+        )
+    if precision not in target.precisions:
+        raise UnsupportedError(
+            f"{target.id} has no {precision}", hint=f"it has {', '.join(target.precisions)}"
+        )
+
+
+def check_writable(path: Path) -> None:
+    """Check, as far as that is known beforehand, that a file can be written.
+
+    Raises:
+        OutputError: its folder is a file or may not be written, or it is a folder itself.
+    """
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputError(f"can't write {path}: {folder} is a file", hint="choose another output")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(
+            f"can't write {path}: no permission to write in {folder}",
+            hint="choose another output folder with -o",
+        )
+    if path.is_dir():
+        raise OutputError(f"can't write {path}: it is a folder", hint="choose another name")

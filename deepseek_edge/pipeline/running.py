@@ -1,0 +1,201 @@
+"""Using a bundle on this machine: run it, check its golden tensors, measure it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from deepseek_edge.artifacts import Entry
+from deepseek_edge.bundle import Bundle
+from deepseek_edge.device import qemu
+from deepseek_edge.errors import BundleError, InputError, ParityError, UnsupportedError
+from deepseek_edge.manifest import ProgramRecord
+from deepseek_edge.parity import Array, Tensors
+from deepseek_edge.pipeline.placement import Place, emulation_timeout_s
+from deepseek_edge.profiling.html import Chapter
+from deepseek_edge.profiling.measure import measure
+from deepseek_edge.report import ProfileReport
+from deepseek_edge.runtime.engine import Engine
+from deepseek_edge.target import Target, load_target
+
+
+@dataclass(frozen=True)
+class OpenProgram:
+    """A verified program that can be run at ``place``.
+
+    Attributes:
+        library: a private copy, gone when the context ends.
+    """
+
+    record: ProgramRecord
+    target: Target
+    place: Place
+    library: Path
+
+    def run(self, inputs: Tensors, entry: int = 0, threads: int = 0) -> dict[str, Array]:
+        """Run an entry once.
+
+        Raises:
+            InputError: a name, dtype or shape is wrong.
+            DeepSeekEdgeError: as ``Engine`` or ``qemu.run``.
+        """
+        if self.place == "host":
+            with Engine(self.library, threads=threads) as engine:
+                return engine.run(inputs, entry)
+        specs = self.record.entries[entry]
+        return qemu.run(
+            self.library,
+            self.target,
+            inputs,
+            specs=specs,
+            entry=entry,
+            threads=max(threads, 1),
+            timeout_s=emulation_timeout_s(specs),
+        )
+
+
+@contextmanager
+def open_program_of(bundle: Bundle, place: Place) -> Iterator[OpenProgram]:
+    """Give the first program of a verified bundle; nothing of it is loaded before.
+
+    Raises:
+        UnsupportedError: the program is for another kind of machine.
+        BundleError: the manifest's target is not one that this version knows.
+    """
+    target = target_of(bundle)
+    record = bundle.manifest.programs[0]
+    _check_place(target, place)
+    with bundle.program_library(record.id) as library:
+        yield OpenProgram(record, target, place, library)
+
+
+def target_of(bundle: Bundle) -> Target:
+    """The target a bundle was compiled for, as it was then.
+
+    Raises:
+        BundleError: it is not one that this version knows.
+    """
+    try:
+        return msgspec.convert(bundle.manifest.target.fields, Target)
+    except msgspec.ValidationError as error:
+        raise BundleError(f"the manifest's target can't be read: {error}") from error
+
+
+def _check_place(target: Target, place: Place) -> None:
+    host = load_target("host")
+    system = f"{target.arch} {target.os}"
+    if place == "qemu" and target.arch != "aarch64":
+        raise UnsupportedError(f"QEMU is used for ARM64 programs, this one is for {system}")
+    if place == "host" and (target.arch, target.os) != (host.arch, host.os):
+        raise UnsupportedError(
+            f"the program is for {system}, this machine is {host.arch} {host.os}",
+            hint="--device qemu" if target.arch == "aarch64" else "run it on such a machine",
+        )
+
+
+def choose_entry(entries: Sequence[Entry], inputs: Tensors) -> int:
+    """The entry whose input shapes are those of the arrays; the first one if none matches."""
+    shapes = {name: value.shape for name, value in inputs.items()}
+    for index, entry in enumerate(entries):
+        if {spec.name: spec.shape for spec in entry.inputs} == shapes:
+            return index
+    return 0
+
+
+def check_inputs(entry: Entry, inputs: Tensors) -> None:
+    """Check names, dtypes and shapes before anything runs, on the host or elsewhere.
+
+    Raises:
+        InputError: the first thing that is wrong.
+    """
+    names = [spec.name for spec in entry.inputs]
+    if set(names) != set(inputs):
+        raise InputError(
+            f"the inputs given are {', '.join(sorted(inputs)) or 'none'}",
+            hint=f"the program takes {', '.join(names)}",
+        )
+    for spec in entry.inputs:
+        given = inputs[spec.name]
+        if (str(given.dtype), given.shape) != (spec.dtype, spec.shape):
+            raise InputError(
+                f"input {spec.name!r} is {given.dtype}{list(given.shape)}",
+                hint=f"it must be {spec.dtype}{list(spec.shape)}",
+            )
+
+
+def golden_arrays(bundle: Bundle, program_id: str) -> tuple[Tensors, Tensors, Mapping[str, float]]:
+    """Inputs, outputs and tolerances of the golden run of a program's first entry."""
+    inputs: dict[str, Array] = {}
+    outputs: dict[str, Array] = {}
+    tolerances: dict[str, float] = {}
+    for tensor in bundle.manifest.golden:
+        if tensor.program != program_id or tensor.entry != 0:
+            continue
+        dtype = np.dtype(tensor.dtype).newbyteorder("<")
+        value = np.frombuffer(bundle.read(tensor.file), dtype).reshape(tensor.shape)
+        (inputs if tensor.direction == "input" else outputs)[tensor.name] = value.astype(
+            tensor.dtype
+        )
+        tolerances[tensor.name] = tensor.tolerance
+    return inputs, outputs, tolerances
+
+
+def check_golden_run(bundle: Bundle, program: OpenProgram) -> None:
+    """Run the golden inputs and compare the outputs.
+
+    Raises:
+        ParityError: an output is off by more than its tolerance.
+    """
+    inputs, expected, tolerances = golden_arrays(bundle, program.record.id)
+    actual = program.run(inputs)
+    for name, value in expected.items():
+        equal = np.isclose(
+            actual[name].astype(np.float64),
+            value.astype(np.float64),
+            rtol=0,
+            atol=tolerances[name],
+            equal_nan=True,
+        )
+        if not equal.all():
+            raise ParityError(
+                f"golden output {name!r} differs in {(~equal).sum()} of {equal.size} elements",
+                hint="don't use this program on this machine; report it with the bundle",
+            )
+
+
+def profile_bundle(
+    bundle: Bundle, *, threads: int = 0, queries: int | None = None, check: bool = False
+) -> ProfileReport:
+    """Measure a bundle's first program on this machine, with its golden inputs.
+
+    Args:
+        bundle: open and verified.
+        threads: 0 for as many as this process may use.
+        queries: measured calls; None: as many as two seconds allow.
+        check: compare the golden outputs first.
+
+    Raises:
+        UnsupportedError: the program is for another kind of machine.
+        ParityError: a golden output differs.
+    """
+    with open_program_of(bundle, "host") as program:
+        if check:
+            check_golden_run(bundle, program)
+        inputs, _, _ = golden_arrays(bundle, program.record.id)
+        return measure(
+            program.library,
+            inputs,
+            bundle=str(bundle.path),
+            program=program.record.id,
+            threads=threads,
+            queries=queries,
+        )
+
+
+def profile_chapter(bundle: Bundle, report: ProfileReport) -> Chapter:
+    """A page's chapter about the profile of a bundle's first program."""
+    steps = bundle.manifest.programs[0].entries[0].steps
+    return Chapter(target_of(bundle), steps, None, report)

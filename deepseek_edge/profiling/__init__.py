@@ -1,0 +1,1 @@
+"""Measuring programs on devices, and showing what was found."""

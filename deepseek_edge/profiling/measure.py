@@ -1,0 +1,154 @@
+"""Times a program on this machine: percentiles, steps, memory, and whether to believe them."""
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepseek_edge.profiling.conditions import read_conditions, reasons_to_doubt
+from deepseek_edge.report import Latency, LayerTime, ProfileReport
+from deepseek_edge.runtime.engine import Engine
+
+LEAST_SAMPLES = 100  # fewer have no p99
+WINDOW_S = 0.1
+WARM_UP_LIMIT_S = 5.0
+MEASURE_S = 2.0
+MOST_SAMPLES = 2000
+STEP_RUNS = 20
+
+
+def measure(
+    library: Path,
+    inputs: Mapping[str, NDArray[Any]],
+    *,
+    bundle: str,
+    program: str,
+    threads: int = 0,
+    queries: int | None = None,
+) -> ProfileReport:
+    """Measure the first entry of a program on this machine.
+
+    Args:
+        library: a verified model.so.
+        inputs: by name; their values matter little, but denormals would.
+        bundle: its name in the report.
+        program: likewise.
+        threads: 0 for as many as this process may use.
+        queries: measured calls; by default as many as two seconds allow, at least 100.
+
+    Raises:
+        DeepSeekEdgeError: as ``Engine``.
+    """
+    memory = _PeakMemory()
+    started = time.perf_counter()
+    with Engine(library, threads=threads) as engine:
+        open_ms = (time.perf_counter() - started) * 1e3
+        engine.run(inputs)
+        stable, typical_ns = warm_up(engine)
+        count = queries or _sample_count(typical_ns)
+        before, began = read_conditions(), time.perf_counter()
+        samples_ms = np.asarray(engine.time(count), dtype=np.float64) / 1e6
+        elapsed_s = time.perf_counter() - began
+        reasons = reasons_to_doubt(before, read_conditions(), elapsed_s)
+        layers = _layers(engine, inputs, typical_ns)
+        peak_rss_bytes = memory.peak_bytes()
+    if count < LEAST_SAMPLES:
+        reasons.append(f"{count} samples: a p99 needs {LEAST_SAMPLES}")
+    if not stable:
+        reasons.append(f"times still drifted after {WARM_UP_LIMIT_S:.0f} s of warm-up")
+    return ProfileReport(
+        device="host",
+        emulated=False,
+        bundle=bundle,
+        program=program,
+        threads=threads or len(os.sched_getaffinity(0)),
+        reasons=tuple(reasons),
+        latency_ms=latency(samples_ms),
+        open_ms=open_ms,
+        peak_rss_bytes=peak_rss_bytes,
+        layers=layers,
+        samples_ms=tuple(samples_ms.tolist()),
+    )
+
+
+def warm_up(engine: Engine, limit_s: float = WARM_UP_LIMIT_S) -> tuple[bool, float]:
+    """Run until two windows of calls in a row have medians within 2 %.
+
+    Returns:
+        Whether that happened within ``limit_s``, and the last median in nanoseconds.
+    """
+    deadline = time.perf_counter() + limit_s
+    last = float(engine.time(1)[0])
+    while True:
+        repetitions = max(3, min(1000, int(WINDOW_S * 1e9 / max(last, 1.0))))
+        median = float(np.median(engine.time(repetitions)))
+        if abs(median - last) <= 0.02 * last:
+            return True, median
+        if time.perf_counter() > deadline:
+            return False, median
+        last = median
+
+
+def latency(samples_ms: Sequence[float] | NDArray[np.float64]) -> Latency:
+    """Summarize calls; a percentile is a call that happened (nearest rank)."""
+    ordered = sorted(float(sample) for sample in samples_ms)
+    return Latency(
+        min=ordered[0],
+        mean=statistics.fmean(ordered),
+        p50=_percentile(ordered, 50),
+        p90=_percentile(ordered, 90),
+        p99=_percentile(ordered, 99),
+        n=len(ordered),
+    )
+
+
+def _percentile(ordered: Sequence[float], percent: int) -> float:
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
+
+
+def _sample_count(typical_ns: float) -> int:
+    return max(LEAST_SAMPLES, min(MOST_SAMPLES, int(MEASURE_S * 1e9 / max(typical_ns, 1.0))))
+
+
+def _layers(
+    engine: Engine, inputs: Mapping[str, NDArray[Any]], typical_ns: float
+) -> tuple[LayerTime, ...]:
+    runs = max(3, min(STEP_RUNS, int(1e9 / max(typical_ns, 1.0))))
+    steps_ns = np.median([engine.run_timed(inputs)[1] for _ in range(runs)], axis=0)
+    total = float(steps_ns.sum()) or 1.0
+    return tuple(
+        LayerTime(name=name, op=op, ms=float(ns) / 1e6, share=float(ns) / total)
+        for (name, op), ns in zip(engine.steps(0), steps_ns, strict=True)
+    )
+
+
+class _PeakMemory:
+    """Resident memory that this process gains at its peak, from now on."""
+
+    def __init__(self) -> None:
+        self._start: int | None = None
+        try:
+            # "5" sets VmHWM back to VmRSS: proc(5).
+            Path("/proc/self/clear_refs").write_text("5")
+            self._start = _status_bytes("VmHWM")
+        except OSError:
+            pass
+
+    def peak_bytes(self) -> int | None:
+        peak = _status_bytes("VmHWM")
+        if self._start is None or peak is None:
+            return None
+        return max(0, peak - self._start)
+
+
+def _status_bytes(key: str) -> int | None:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,176 @@
+"""What ``compile`` and ``profile`` found, and the JSON objects that scripts rely on.
+
+Keys are stable and always present; a value that doesn't apply, wasn't measured, or isn't a
+finite number (the SQNR of equal outputs) is ``null``.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepseek_edge.artifacts import Accuracy, ParityFloat, ParityGraph, Program
+
+SCHEMA = 1
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ProgramReport:
+    """One program of a bundle, and how it was checked.
+
+    Attributes:
+        verified: "host", "qemu", "gpu:NAME", or None: it was run nowhere.
+    """
+
+    program: Program
+    verified: str | None
+    parity_graph: ParityGraph | None
+    parity_float: ParityFloat | None
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """One bundle that a compile wrote.
+
+    Attributes:
+        time_s: seconds by stage; "total" is their sum and what lies between.
+        notes: what a reader must know beside the figures, e.g. why accuracy wasn't measured.
+    """
+
+    bundle: Path
+    target: str
+    size_bytes: int
+    time_s: Mapping[str, float]
+    programs: tuple[ProgramReport, ...]
+    accuracy: Accuracy | None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one call, in milliseconds, over ``n`` calls after warm-up."""
+
+    min: float
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    n: int
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Median time of one step, and its share of all steps."""
+
+    name: str
+    op: str
+    ms: float
+    share: float
+
+
+@dataclass(frozen=True)
+class ProfileReport:
+    """How fast a program is on a device.
+
+    Attributes:
+        valid: False if a reader should not trust the times; ``reasons`` say why.
+        peak_rss_bytes: what opening and running the program added to the process at its peak;
+            None where the kernel doesn't tell.
+        samples_ms: every measured call, in order.
+    """
+
+    device: str
+    emulated: bool
+    bundle: str
+    program: str
+    threads: int
+    reasons: tuple[str, ...]
+    latency_ms: Latency
+    open_ms: float
+    peak_rss_bytes: int | None
+    layers: tuple[LayerTime, ...]
+    samples_ms: tuple[float, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """True if nothing was seen that spoils the times."""
+        return not self.reasons
+
+
+def compile_json(reports: tuple[CompileReport, ...]) -> Json:
+    """One object a call: of the bundle, or of the list of them if there were several targets."""
+    objects = [_compile_object(report) for report in reports]
+    if len(objects) == 1:
+        return objects[0]
+    return {"schema": SCHEMA, "compiled": objects}
+
+
+def profile_json(report: ProfileReport) -> Json:
+    """The object that ``profile --format json`` prints."""
+    return _finite(
+        {
+            "schema": SCHEMA,
+            "device": report.device,
+            "emulated": report.emulated,
+            "bundle": report.bundle,
+            "program": report.program,
+            "threads": report.threads,
+            "valid": report.valid,
+            "reasons": list(report.reasons),
+            "latency_ms": dataclasses.asdict(report.latency_ms),
+            "open_ms": report.open_ms,
+            "peak_rss_bytes": report.peak_rss_bytes,
+            "layers": [dataclasses.asdict(layer) for layer in report.layers],
+        }
+    )
+
+
+def _compile_object(report: CompileReport) -> Json:
+    return _finite(
+        {
+            "schema": SCHEMA,
+            "bundle": str(report.bundle),
+            "target": report.target,
+            "size_bytes": report.size_bytes,
+            "time_s": {"total": None, "quantize": None, "codegen": None, "parity": None}
+            | dict(report.time_s),
+            "programs": [_program_object(program) for program in report.programs],
+            "accuracy": _object(report.accuracy),
+        }
+    )
+
+
+def _program_object(report: ProgramReport) -> Json:
+    program = report.program
+    return {
+        "id": program.id,
+        "backend": program.backend,
+        "precision": program.precision,
+        "size_bytes": program.size_bytes,
+        "code_bytes": program.code_bytes,
+        "weights_bytes": program.weights_bytes,
+        "arena_bytes": program.arena_bytes,
+        "verified": report.verified,
+        "parity_graph": _object(report.parity_graph),
+        "parity_float": _object(report.parity_float),
+        "layers": dataclasses.asdict(program.layers),
+    }
+
+
+def _object(value: Accuracy | ParityFloat | ParityGraph | None) -> Json | None:
+    return None if value is None else dataclasses.asdict(value)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no tuple."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
