@@ -1,0 +1,159 @@
+"""Ahead-of-time compilation for CPUs: ONNX -> shared library, with TVM's TensorIR and LLVM.
+
+    import -> simplify -> channels last -> fuse -> schedule -> plan memory -> emit -> link
+
+Each stage is a plain function in the module of its name; ``compile_program`` is the list.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepseek_edge.artifacts import Entry, Layers, Program, Step
+from deepseek_edge.target import Target
+
+if TYPE_CHECKING:
+    import onnx
+
+    from deepseek_edge.backends.tvm.emit import EntryTable
+    from deepseek_edge.backends.tvm.fuse import FusedStep
+    from deepseek_edge.backends.tvm.graph import Graph
+    from deepseek_edge.backends.tvm.kernels import KernelTable
+
+Progress = Callable[[str, int, int], None]
+
+
+def compile_program(
+    model: "onnx.ModelProto",
+    target: Target,
+    *,
+    batches: Sequence[int],
+    work_dir: Path,
+    progress: Progress,
+) -> Program:
+    """Compile a float model with static shapes to ``work_dir/model.so``.
+
+    Args:
+        model: checked; every input's first dimension is the batch.
+        batches: one entry each, which share weights; (1,) keeps the model's own shapes.
+        progress: told (stage, steps done, steps in all).
+
+    Raises:
+        UnsupportedError: an operator, attribute or dtype, naming the node.
+        ModelError: shapes that aren't static or contradict each other.
+    """
+    from deepseek_edge.backends.tvm.emit import Constants, write_program
+    from deepseek_edge.backends.tvm.kernels import KernelTable, compile_kernels
+    from deepseek_edge.backends.tvm.link import link_program
+
+    kernels, constants = KernelTable(), Constants()
+    tables: list[EntryTable] = []
+    entries: list[Entry] = []
+    for batch in batches:
+        table, entry = _compile_entry(model, target, batch, kernels, progress)
+        tables.append(table)
+        entries.append(entry)
+    write_program(tables, constants, target.features, work_dir)
+    progress("compile kernels", 0, len(kernels.functions))
+    compile_kernels(kernels, target, work_dir / "kernels.o")
+    progress("link", 0, 1)
+    library = link_program(work_dir, target)
+    size = library.stat().st_size
+    return Program(
+        id="cpu-float32",
+        backend="tvm",
+        precision="float32",
+        library=library,
+        entries=tuple(entries),
+        features=target.features,
+        size_bytes=size,
+        code_bytes=size - constants.size_bytes,
+        weights_bytes=constants.size_bytes,
+        arena_bytes=max(table.arena.size_bytes for table in tables),
+        layers=_layers(model),
+    )
+
+
+def _compile_entry(
+    model: "onnx.ModelProto", target: Target, batch: int, kernels: "KernelTable",
+    progress: Progress,
+) -> "tuple[EntryTable, Entry]":
+    """One batch size: its kernels go into the shared table."""
+    from deepseek_edge.backends.tvm.emit import EntryTable, StepRow
+    from deepseek_edge.backends.tvm.fuse import fuse
+    from deepseek_edge.backends.tvm.importer import import_onnx
+    from deepseek_edge.backends.tvm.layout import channels_last
+    from deepseek_edge.backends.tvm.memory import lifetimes, plan
+    from deepseek_edge.backends.tvm.schedules import lower
+    from deepseek_edge.backends.tvm.schedules.lowering import grain
+    from deepseek_edge.backends.tvm.simplify import own_outputs, simplify
+
+    graph = import_onnx(with_batch(model, batch))
+    simplify(graph)
+    channels_last(graph)
+    own_outputs(graph)
+    fused = fuse(graph)
+    rows: list[StepRow] = []
+    steps: list[Step] = []
+    for number, step in enumerate(fused):
+        progress(f"schedule {batch_name(batch)}", number, len(fused))
+        lowering = lower(step, target)
+        name = kernels.add(lowering.function)
+        row = StepRow(name, lowering.tensors, lowering.tasks, grain(lowering, target),
+                      _step_name(step), "+".join(node.op for node in step.nodes))
+        rows.append(row)
+        outputs = sum(value.spec.size_bytes for value in step.outputs)
+        moved = sum(value.spec.size_bytes for value in set(lowering.tensors))
+        steps.append(Step(row.name, row.op, lowering.macs, moved - outputs, outputs, row.tasks))
+    roots = _views(graph)
+    live = lifetimes(
+        [[value for value in row.tensors if value.data is None] for row in rows],
+        [step.outputs for step in fused], [*graph.inputs, *graph.outputs], roots)
+    table = EntryTable(batch_name(batch), tuple(graph.inputs), tuple(graph.outputs),
+                       tuple(rows), plan(live), roots)
+    entry = Entry(table.name, tuple(v.spec for v in graph.inputs),
+                  tuple(v.spec for v in graph.outputs), tuple(steps))
+    return table, entry
+
+
+def batch_name(batch: int) -> str:
+    """The name of the entry for a batch size."""
+    return f"batch{batch}"
+
+
+def with_batch(model: "onnx.ModelProto", batch: int) -> "onnx.ModelProto":
+    """The model with the first dimension of every input set to ``batch``; 1 changes nothing."""
+    if batch == 1:
+        return model
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    weights = {tensor.name for tensor in copy.graph.initializer}
+    for info in copy.graph.input:
+        dims = info.type.tensor_type.shape.dim
+        if info.name not in weights and len(dims):
+            dims[0].dim_value = batch
+    del copy.graph.value_info[:]
+    return copy
+
+
+def _step_name(step: "FusedStep") -> str:
+    node = step.nodes[0]
+    return node.source or node.output.name
+
+
+def _views(graph: "Graph") -> "dict":
+    """Every reshaped value -> the value whose memory it shares."""
+    roots: dict = {}
+    for node in graph.nodes:
+        if node.op == "Reshape":
+            source = node.value(0)
+            roots[node.output] = roots.get(source, source)
+    return roots
+
+
+def _layers(model: "onnx.ModelProto") -> Layers:
+    total = sum(node.op_type in ("Conv", "Gemm", "MatMul") for node in model.graph.node)
+    return Layers(total=total, int8=0, float16=0, float32=total, int8_macs_share=None)
+

@@ -1,0 +1,172 @@
+"""Emitting one kernel: a TensorIR function with plain pointers and explicit vectors.
+
+A kernel is a C function ``void name(T0 *t0, ..., int32 begin, int32 end)`` that computes tasks
+[begin, end) of its step. It is written as the loops that shall run: vectors are vectors
+(``Ramp``), register tiles are small local buffers with constant indices, which LLVM keeps in
+registers. TVM's part is the typed IR, its checks, and LLVM for every CPU.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from deepseek_edge.backends.tvm.graph import Value
+
+Expr = Any  # tvm.tirx.Expr: the package has no type stubs
+Buffer = Any
+MEMORY_TYPE = {"bool": "int8"}  # one byte, 0 or 1
+
+
+def build(
+    tensors: Sequence[Value], body: Callable[[Sequence[Buffer], Expr], None]
+) -> "tirx.PrimFunc":
+    """Make the function; ``body(buffers, task)`` emits what one task does.
+
+    Args:
+        tensors: one pointer each, in order; all 64-byte aligned and not aliasing.
+    """
+    with IRBuilder() as builder:
+        with T.prim_func():
+            T.func_name("kernel")
+            # calling_conv 2 keeps the C signature: no packed arguments, no TVM at run time.
+            T.func_attr({"calling_conv": 2, "global_symbol": "kernel", "tirx.noalias": True})
+            types = [MEMORY_TYPE.get(value.dtype, value.dtype) for value in tensors]
+            pointers = [T.arg(f"t{i}", T.ptr(dtype)) for i, dtype in enumerate(types)]
+            begin, end = T.arg("begin", T.int32()), T.arg("end", T.int32())
+            buffers = [
+                T.decl_buffer((max(value.elements, 1),), dtype, data=pointer)
+                for value, dtype, pointer in zip(tensors, types, pointers, strict=True)
+            ]
+            with T.serial(tirx.Cast("int64", begin), tirx.Cast("int64", end)) as task:
+                body(buffers, task)
+    return builder.get()
+
+
+def index(value: int) -> Expr:
+    """An int64 constant; all index arithmetic is 64 bits wide, so that no sign extension
+    stands between an address and its displacement."""
+    return tirx.const(value, "int64")
+
+
+@contextmanager
+def loop(extent: int | Expr, start: int | Expr = 0) -> Iterator[Expr]:
+    """A serial loop over [start, start + extent); with extent 1 no loop, just ``start``."""
+    first = index(start) if isinstance(start, int) else start
+    if isinstance(extent, int):
+        if extent == 1:
+            yield first
+            return
+        extent = index(extent)
+    with T.serial(first, first + extent) as i:
+        yield i
+
+
+@contextmanager
+def when(condition: Expr) -> Iterator[None]:
+    """Emit the block under a condition; a condition known to be true costs nothing."""
+    if isinstance(condition, bool):
+        assert condition
+        yield
+        return
+    with T.If(condition), T.Then():
+        yield
+
+
+@contextmanager
+def otherwise(condition: Expr) -> Iterator[None]:
+    """Emit the block where ``condition`` is false."""
+    with T.If(tirx.Not(condition)), T.Then():
+        yield
+
+
+def bind(value: Expr) -> Expr:
+    """Compute ``value`` here, once."""
+    return T.Bind(value)
+
+
+def local(dtype: str, elements: int) -> Buffer:
+    """Registers: a small buffer that only constant indices reach."""
+    return T.alloc_buffer((elements,), dtype, scope="local")
+
+
+def ramp(base: Expr | int, lanes: int) -> Expr:
+    """The index of ``lanes`` consecutive elements from ``base``."""
+    base = index(base) if isinstance(base, int) else base
+    return base if lanes == 1 else tirx.Ramp(base, index(1), lanes)
+
+
+def splat(scalar: Expr, lanes: int) -> Expr:
+    """A vector of ``lanes`` copies."""
+    return scalar if lanes == 1 else tirx.Broadcast(scalar, lanes)
+
+
+def literal(value: float | int, dtype: str, lanes: int) -> Expr:
+    """A constant vector; infinities are kept, NaN is refused by the importer."""
+    return splat(tirx.const(value, dtype), lanes)
+
+
+def load(buffer: Buffer, base: Expr | int, lanes: int) -> Expr:
+    """``lanes`` consecutive elements."""
+    return buffer[ramp(base, lanes)]
+
+
+def load_splat(buffer: Buffer, base: Expr | int, lanes: int) -> Expr:
+    """One element, copied to all lanes."""
+    return splat(buffer[index(base) if isinstance(base, int) else base], lanes)
+
+
+def store(buffer: Buffer, base: Expr | int, lanes: int, value: Expr) -> None:
+    """Write ``lanes`` consecutive elements."""
+    T.buffer_store(buffer, value, [ramp(base, lanes)])
+
+
+def element_type(expr: Expr) -> str:
+    """The dtype of one lane."""
+    name = str(expr.ty)
+    head, _, tail = name.rpartition("x")
+    return head if head and tail.isdigit() else name
+
+
+def pieces(length: int, lanes: int) -> list[tuple[int, int]]:
+    """Cut [0, length) into vectors: (offset, lanes), widest first, powers of two.
+
+    >>> pieces(23, 8)
+    [(0, 8), (8, 8), (16, 4), (20, 2), (22, 1)]
+    """
+    cut, offset = [], 0
+    while offset < length:
+        while lanes > length - offset:
+            lanes //= 2
+        cut.append((offset, lanes))
+        offset += lanes
+    return cut
+
+
+def for_columns(length: int, lanes: int, body: Callable[[Expr, int], None]) -> None:
+    """Emit ``body(column, lanes)`` over [0, length): a loop of full vectors, then the rest."""
+    full = length // lanes
+    if full > 0:
+        with loop(full) as i:
+            body(i * index(lanes), lanes)
+    for offset, width in pieces(length - full * lanes, lanes):
+        body(index(full * lanes + offset), width)
+
+
+def unravel(flat: Expr, shape: Sequence[int]) -> list[Expr]:
+    """Coordinates of a flat index, last dimension fastest."""
+    coordinates: list[Expr] = []
+    for size in reversed(shape[1:]):
+        coordinates.append(tirx.indexmod(flat, index(size)) if size > 1 else index(0))
+        flat = tirx.indexdiv(flat, index(size)) if size > 1 else flat
+    return [flat if shape and shape[0] > 1 else index(0), *reversed(coordinates)][: len(shape)]
+
+
+
+
+def zeros(lanes: int) -> Expr:
+    """A vector of float32 zeros."""
+    return literal(0.0, "float32", lanes)

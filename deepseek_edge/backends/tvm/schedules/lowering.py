@@ -1,0 +1,47 @@
+"""What a schedule hands on for one step, and the cost model that splits it over threads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from deepseek_edge.backends.tvm.graph import Value
+from deepseek_edge.target import Target
+
+# Below this, waking another thread costs more than it saves.
+MIN_CHUNK_NS = 4000.0
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """One kernel and how to call it.
+
+    Attributes:
+        function: the TensorIR function.
+        tensors: its pointers in order: graph values, or constants made for it (packed weights).
+        tasks: the kernel computes any range of [0, tasks).
+        macs: multiply-accumulates of the whole step.
+    """
+
+    function: Any
+    tensors: tuple[Value, ...]
+    tasks: int
+    macs: int
+
+
+def ceil_div(a: int, b: int) -> int:
+    """The smallest integer not below a / b."""
+    return -(-a // b)
+
+
+def grain(lowering: Lowering, target: Target) -> int:
+    """The least number of tasks worth handing to a thread (all of them: run on one).
+
+    Time is estimated as the larger of arithmetic and memory traffic; both only need to be
+    right within a factor of a few.
+    """
+    macs_per_ns = target.peak_fma_per_cycle * (target.clock_hz or 2_000_000_000) / 1e9
+    moved = sum(value.spec.size_bytes for value in lowering.tensors)
+    estimate_ns = max(lowering.macs / macs_per_ns, moved / 8.0)
+    per_task = estimate_ns / lowering.tasks
+    if estimate_ns < 2 * MIN_CHUNK_NS:
+        return lowering.tasks
+    return max(1, round(MIN_CHUNK_NS / max(per_task, 1.0)))

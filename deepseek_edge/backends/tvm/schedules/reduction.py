@@ -1,0 +1,273 @@
+"""Reductions, softmax and layer normalization."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from tvm import tirx
+
+from deepseek_edge.backends.tvm.graph import Node
+from deepseek_edge.backends.tvm.schedules.arithmetic import exp, fconst, log
+from deepseek_edge.backends.tvm.schedules.fusion import Fusion
+from deepseek_edge.backends.tvm.schedules.kernel import (
+    Buffer,
+    Expr,
+    bind,
+    build,
+    for_columns,
+    index,
+    literal,
+    load,
+    local,
+    loop,
+    ramp,
+    splat,
+    store,
+)
+from deepseek_edge.backends.tvm.schedules.lowering import Lowering, ceil_div
+from deepseek_edge.errors import UnsupportedError
+from deepseek_edge.target import Target
+
+Combine = Callable[[Expr, Expr], Expr]
+_COMBINE: dict[str, Combine] = {
+    "ReduceMean": lambda a, b: a + b,
+    "ReduceSum": lambda a, b: a + b,
+    "ReduceMax": tirx.max,
+    "ReduceMin": tirx.min,
+    "ReduceProd": lambda a, b: a * b,
+}
+_VECTORS = 4  # independent sums of a task, to hide the adder's latency
+
+
+def _start(op: str, dtype: str, lanes: int) -> Expr:
+    if op in ("ReduceMean", "ReduceSum"):
+        return literal(0, dtype, lanes)
+    if op == "ReduceProd":
+        return literal(1, dtype, lanes)
+    kind = np.dtype(dtype)
+    limits = np.finfo(kind) if kind.kind == "f" else np.iinfo(kind)
+    return literal((limits.min if op == "ReduceMax" else limits.max).item()
+                   if kind.kind == "f" else
+                   int(limits.min if op == "ReduceMax" else limits.max), dtype, lanes)
+
+
+def reduce(node: Node, fusion: Fusion, target: Target) -> Lowering:
+    """Sum, mean, max, min or product over neighbouring axes (layout.py sees to that)."""
+    if node.op not in _COMBINE:
+        raise UnsupportedError(f"operator {node.op} (node {node.source!r}) is not supported")
+    shape, axes = node.value(0).shape, node.attrs["axes"]
+    first, last = axes[0], axes[-1]
+    count = int(np.prod(shape[first:last + 1]))
+    outer = int(np.prod(shape[:first]))
+    inner = shape[last + 1:]
+    if int(np.prod(inner)) > 1:
+        return _reduce_columns(node, fusion, target, (outer, count, inner))
+    return _reduce_rows(node, fusion, target, outer, count)
+
+
+def _reduce_columns(
+    node: Node, fusion: Fusion, target: Target, sizes: tuple[int, int, tuple[int, ...]]
+) -> Lowering:
+    """Vectors run over the dimensions that stay; a task is some columns of one row."""
+    outer, count, inner = sizes
+    dtype = node.value(0).dtype
+    combine = _COMBINE[node.op]
+    columns = inner[-1]
+    lead = int(np.prod(inner[:-1]))
+    lanes = target.vector_bits // (8 * np.dtype(dtype).itemsize)
+    width = lanes * _VECTORS
+    blocks = ceil_div(columns, width)
+    scale = 1.0 / count
+
+    def body(buffers: Sequence[Buffer], task: Expr) -> None:
+        source, *rest = buffers
+        fusion.attach(rest)
+        block = tirx.indexmod(task, index(blocks))
+        row = bind(tirx.indexdiv(task, index(blocks)))
+        item, place = tirx.indexdiv(row, index(lead)), tirx.indexmod(row, index(lead))
+        base = bind(item * index(count * lead * columns) + place * index(columns))
+
+        def some(column: Expr, vectors: int, lanes: int) -> None:
+            sums = local(dtype, vectors * lanes)
+            for v in range(vectors):
+                store(sums, v * lanes, lanes, _start(node.op, dtype, lanes))
+            with loop(count) as r:
+                for v in range(vectors):
+                    value = load(source, base + r * index(lead * columns) + column
+                                 + index(v * lanes), lanes)
+                    store(sums, v * lanes, lanes, combine(load(sums, v * lanes, lanes), value))
+            for v in range(vectors):
+                total = load(sums, v * lanes, lanes)
+                if node.op == "ReduceMean":
+                    total = total * fconst(scale, lanes)
+                fusion.finish(total, row, column + index(v * lanes), lanes)
+
+        def whole() -> None:
+            some(block * index(width), _VECTORS, lanes)
+
+        def rest_of_row() -> None:
+            start = columns - columns % width
+            for_columns(columns % width, lanes,
+                        lambda at, lanes: some(index(start) + at, 1, lanes))
+
+        _choose(columns, width, blocks, block, (whole, rest_of_row))
+
+    tensors = [node.value(0), *fusion.tensors]
+    return Lowering(build(tensors, body), tuple(tensors), outer * lead * blocks,
+                    outer * count * lead * columns)
+
+
+def _choose(
+    columns: int, width: int, blocks: int, block: Expr,
+    bodies: tuple[Callable[[], None], Callable[[], None]],
+) -> None:
+    """Emit the first body for full blocks and the second for the last, partial one."""
+    from deepseek_edge.backends.tvm.schedules.kernel import when
+
+    whole, rest = bodies
+    if columns % width == 0:
+        whole()
+    elif blocks == 1:
+        rest()
+    else:
+        with when(block < index(blocks - 1)):
+            whole()
+        with when(block >= index(blocks - 1)):
+            rest()
+
+
+def _reduce_rows(
+    node: Node, fusion: Fusion, target: Target, rows: int, count: int
+) -> Lowering:
+    """The reduced elements lie side by side: vectors along them, then one sum of the lanes."""
+    dtype = node.value(0).dtype
+    lanes = target.vector_bits // (8 * np.dtype(dtype).itemsize)
+
+    def body(buffers: Sequence[Buffer], row: Expr) -> None:
+        source, *rest = buffers
+        fusion.attach(rest)
+        base = bind(row * index(count))
+        total = fold_row(
+            count, lanes, dtype, _COMBINE[node.op], _start(node.op, dtype, 1),
+            lambda at, width: load(source, base + at, width))
+        if node.op == "ReduceMean":
+            total = total * fconst(1.0 / count, 1)
+        fusion.finish_flat(bind(total), row)
+
+    tensors = [node.value(0), *fusion.tensors]
+    return Lowering(build(tensors, body), tuple(tensors), rows, rows * count)
+
+
+def fold_row(
+    count: int, lanes: int, dtype: str, combine: Combine, start: Expr,
+    value: Callable[[Expr, int], Expr],
+) -> Expr:
+    """Combine ``value(at, width)`` over [0, count) to one scalar."""
+    while lanes > 1 and lanes > count:
+        lanes //= 2
+    sums = local(dtype, lanes)
+    store(sums, 0, lanes, splat(start, lanes))
+
+    def add(at: Expr, width: int) -> None:
+        part = sums[ramp(0, width)]
+        store(sums, 0, width, combine(part, value(at, width)))
+
+    for_columns(count, lanes, add)
+    parts = [bind(load(sums, lane, 1)) for lane in range(lanes)]
+    while len(parts) > 1:  # pairwise, as exact as a sum can be
+        parts = [combine(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def softmax(node: Node, fusion: Fusion, target: Target) -> Lowering:
+    """Softmax and LogSoftmax over the last axis (before opset 13: all axes from ``axis`` on)."""
+    shape = node.value(0).shape
+    old = node.attrs.get("opset", 13) < 13  # noqa: PLR2004
+    axis = node.attrs.get("axis", 1 if old else -1) % len(shape)
+    count = int(np.prod(shape[axis:])) if old else shape[-1]
+    rows = node.output.elements // count
+    lanes = target.vector_bits // 32
+    _as_rows(fusion, rows, count)
+
+    def body(buffers: Sequence[Buffer], row: Expr) -> None:
+        source, *rest = buffers
+        fusion.attach(rest)
+        out = rest[-1]
+        base = bind(row * index(count))
+        peak = bind(fold_row(count, lanes, "float32", tirx.max,
+                             fconst(float(np.finfo(np.float32).min), 1),
+                             lambda at, width: load(source, base + at, width)))
+
+        def powers(at: Expr, width: int) -> Expr:
+            power = bind(exp(load(source, base + at, width) - splat(peak, width), width))
+            store(out, base + at, width, power)
+            return power
+
+        total = bind(fold_row(count, lanes, "float32", lambda a, b: a + b, fconst(0.0, 1),
+                              powers))
+        if node.op == "LogSoftmax":
+            shift = bind(peak + log(total, 1))
+            for_columns(count, lanes, lambda at, width: fusion.finish(
+                load(source, base + at, width) - splat(shift, width), row, at, width))
+            return
+        share = bind(fconst(1.0, 1) / total)
+        for_columns(count, lanes, lambda at, width: fusion.finish(
+            load(out, base + at, width) * splat(share, width), row, at, width))
+
+    tensors = [node.value(0), *fusion.tensors]
+    return Lowering(build(tensors, body), tuple(tensors), rows, rows * count * 12)
+
+
+def layer_norm(node: Node, fusion: Fusion, target: Target) -> Lowering:
+    """LayerNormalization over the trailing axes: two passes, as stable as the definition."""
+    shape = node.value(0).shape
+    axis = node.attrs.get("axis", -1) % len(shape)
+    count = int(np.prod(shape[axis:]))
+    rows = node.output.elements // count
+    lanes = target.vector_bits // 32
+    scale, shift = node.value(1), node.optional(2)
+    if scale.elements != count or (shift is not None and shift.elements != count):
+        raise UnsupportedError(f"LayerNormalization (node {node.source!r}) broadcasts its scale")
+    _as_rows(fusion, rows, count)
+
+    def body(buffers: Sequence[Buffer], row: Expr) -> None:
+        source, gamma, *rest = buffers
+        beta = rest.pop(0) if shift is not None else None
+        fusion.attach(rest)
+        base = bind(row * index(count))
+
+        def total(value: Callable[[Expr, int], Expr]) -> Expr:
+            return fold_row(count, lanes, "float32", lambda a, b: a + b, fconst(0.0, 1), value)
+
+        mean = bind(total(lambda at, n: load(source, base + at, n)) * fconst(1 / count, 1))
+
+        def centred(at: Expr, width: int) -> Expr:
+            return bind(load(source, base + at, width) - splat(mean, width))
+
+        def square(at: Expr, width: int) -> Expr:
+            x = centred(at, width)
+            return x * x
+
+        variance = total(square) * fconst(1 / count, 1)
+        epsilon = fconst(node.attrs.get("epsilon", 1e-5), 1)
+        share = bind(fconst(1.0, 1) / tirx.sqrt(variance + epsilon))
+
+        def write(at: Expr, width: int) -> None:
+            value = centred(at, width) * splat(share, width) * load(gamma, at, width)
+            if beta is not None:
+                value = value + load(beta, at, width)
+            fusion.finish(value, row, at, width)
+
+        for_columns(count, lanes, write)
+
+    extra = [scale] if shift is None else [scale, shift]
+    tensors = [node.value(0), *extra, *fusion.tensors]
+    return Lowering(build(tensors, body), tuple(tensors), rows, rows * count * 4)
+
+
+def _as_rows(fusion: Fusion, rows: int, count: int) -> None:
+    """Iterate over the output as (rows, count), if its last dimension isn't that already."""
+    if fusion.shape[-1] == count:
+        return
+    if fusion.step.followers:
+        raise AssertionError("a follower was fused across merged axes")
+    fusion.shape = (rows, count)

@@ -1,0 +1,316 @@
+"""Rewrites that leave a graph of fewer operators: what remains is what the schedules know.
+
+Each rule looks at one node and returns the nodes that replace it, or None. The order of the
+list matters only where a comment says so.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from deepseek_edge.backends.tvm.graph import Graph, Node, Value, constant
+from deepseek_edge.errors import UnsupportedError
+
+Rule = Callable[[Graph, Node], "list[Node] | None"]
+
+
+def simplify(graph: Graph) -> None:
+    """Apply every rule once over the graph, in order, in place."""
+    for rule in RULES:
+        graph.rewrite(lambda node, rule=rule: rule(graph, node))  # type: ignore[misc]
+        graph.remove_dead()
+
+
+def own_outputs(graph: Graph) -> None:
+    """Give every graph output memory of its own: a Copy where it is a view, an input, a constant
+    or one value under two names."""
+    producers = graph.producers()
+    taken: set[Value] = set()
+    for place, value in enumerate(graph.outputs):
+        producer = producers.get(value)
+        if producer is not None and producer.op != "Reshape" and value not in taken:
+            taken.add(value)
+            continue
+        name = value.name if producer is not None else f"{value.name}/output"
+        if producer is not None:
+            value.name = f"{value.name}/view"
+        copy = Value(name, value.dtype, value.shape)
+        graph.nodes.append(Node("Copy", [value], [copy], {}, name))
+        graph.outputs[place] = copy
+
+
+def drop_identity(graph: Graph, node: Node) -> list[Node] | None:
+    """Identity, and Dropout and Cast that do nothing at inference."""
+    same_cast = node.op == "Cast" and node.value(0).dtype == node.output.dtype
+    if node.op not in ("Identity", "Dropout") and not same_cast:
+        return None
+    graph.replace_uses(node.output, node.value(0))
+    return []
+
+
+def batch_norm(graph: Graph, node: Node) -> list[Node] | None:
+    """BatchNormalization -> x * scale + shift, folded into a convolution before it."""
+    if node.op != "BatchNormalization":
+        return None
+    x, rest = node.value(0), [node.value(i) for i in range(1, 5)]
+    if any(value.data is None for value in rest):
+        raise UnsupportedError(f"BatchNormalization (node {node.source!r}) has weights that "
+                               "aren't constant", hint="export the model in eval mode")
+    gamma, beta, mean, variance = (np.asarray(value.data, np.float64) for value in rest)
+    scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+    shift = beta - mean * scale
+    before = graph.producers().get(x)
+    if before is not None and _can_scale(graph, before):
+        _scale_convolution(before, scale, shift)
+        graph.replace_uses(node.output, before.output)
+        return []
+    shape = (1, -1) + (1,) * (len(x.shape) - 2)
+    factor = constant(f"{node.source}/scale", scale.reshape(shape).astype(np.float32))
+    offset = constant(f"{node.source}/shift", shift.reshape(shape).astype(np.float32))
+    scaled = Value(f"{node.output.name}/scaled", x.dtype, x.shape)
+    return [
+        Node("Mul", [x, factor], [scaled], {}, node.source),
+        Node("Add", [scaled, offset], [node.output], {}, node.source),
+    ]
+
+
+def _can_scale(graph: Graph, node: Node) -> bool:
+    if node.op != "Conv" or node.output in graph.outputs:
+        return False
+    constants = node.value(1).data is not None and (
+        node.optional(2) is None or node.value(2).data is not None
+    )
+    return constants and len(graph.consumers()[node.output]) == 1
+
+
+def _scale_convolution(node: Node, scale: "np.ndarray", shift: "np.ndarray") -> None:
+    weights = np.asarray(node.value(1).data, np.float64)
+    bias = node.optional(2)
+    old = np.asarray(bias.data, np.float64) if bias is not None else np.zeros(len(scale))
+    weights = weights * scale.reshape((-1,) + (1,) * (weights.ndim - 1))
+    node.inputs = [
+        node.inputs[0],
+        constant(f"{node.value(1).name}/folded", weights.astype(np.float32)),
+        constant(f"{node.source}/bias", (old * scale + shift).astype(np.float32)),
+    ]
+
+
+def gemm(graph: Graph, node: Node) -> list[Node] | None:
+    """Gemm -> MatMul and Add, alpha and beta folded into constants."""
+    del graph
+    if node.op != "Gemm":
+        return None
+    alpha, beta = node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0)
+    nodes: list[Node] = []
+    a = _transposed(node.value(0), node, nodes) if node.attrs.get("transA") else node.value(0)
+    b = _transposed(node.value(1), node, nodes) if node.attrs.get("transB") else node.value(1)
+    b = _scaled(b, alpha, node, nodes)
+    addend = node.optional(2)
+    if addend is None or beta == 0:
+        return [*nodes, Node("MatMul", [a, b], [node.output], {}, node.source)]
+    addend = _scaled(addend, beta, node, nodes)
+    product = Value(f"{node.output.name}/product", node.output.dtype, node.output.shape)
+    return [
+        *nodes,
+        Node("MatMul", [a, b], [product], {}, node.source),
+        Node("Add", [product, addend], [node.output], {}, node.source),
+    ]
+
+
+def _transposed(value: Value, node: Node, nodes: list[Node]) -> Value:
+    if value.data is not None:
+        return constant(f"{value.name}/transposed", value.data.T)
+    flipped = Value(f"{value.name}/transposed", value.dtype, value.shape[::-1])
+    nodes.append(Node("Transpose", [value], [flipped], {"perm": [1, 0]}, node.source))
+    return flipped
+
+
+def _scaled(value: Value, factor: float, node: Node, nodes: list[Node]) -> Value:
+    if factor == 1:
+        return value
+    if value.data is not None:
+        return constant(f"{value.name}/scaled", (value.data * factor).astype(value.data.dtype))
+    scaled = Value(f"{value.name}/scaled", value.dtype, value.shape)
+    by = constant(f"{node.source}/factor", np.float32(factor).reshape(()))
+    nodes.append(Node("Mul", [value, by], [scaled], {}, node.source))
+    return scaled
+
+
+def views(graph: Graph, node: Node) -> list[Node] | None:
+    """Flatten, Squeeze, Unsqueeze and Reshape differ only in how they say the shape."""
+    del graph
+    if node.op not in ("Flatten", "Squeeze", "Unsqueeze", "Reshape"):
+        return None
+    return [Node("Reshape", [node.value(0)], [node.output], {}, node.source)]
+
+
+def global_pools(graph: Graph, node: Node) -> list[Node] | None:
+    """GlobalAveragePool and GlobalMaxPool are reductions."""
+    del graph
+    reduction = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}.get(node.op)
+    if reduction is None:
+        return None
+    axes = tuple(range(2, len(node.output.shape)))
+    return [Node(reduction, [node.value(0)], [node.output],
+                 {"axes": axes, "keepdims": 1}, node.source)]
+
+
+def reductions(graph: Graph, node: Node) -> list[Node] | None:
+    """Give every reduction its axes as sorted attributes; write the compound ones out."""
+    del graph
+    if not node.op.startswith("Reduce") or isinstance(node.attrs.get("axes"), tuple):
+        return None
+    x = node.value(0)
+    given = node.optional(1)
+    if given is not None and given.data is None:
+        raise UnsupportedError(f"{node.op} (node {node.source!r}): its axes depend on data")
+    axes = given.data.tolist() if given is not None and given.data is not None else (
+        node.attrs.get("axes"))
+    if not axes:
+        if node.attrs.get("noop_with_empty_axes"):
+            return [Node("Copy", [x], [node.output], {}, node.source)]
+        axes = range(len(x.shape))
+    attrs = {"axes": tuple(sorted(a % len(x.shape) for a in axes)),
+             "keepdims": node.attrs.get("keepdims", 1)}
+    before, core, after = _COMPOUND.get(node.op, ((), node.op, ()))
+    chain = [*before, core, *after]
+    nodes, value = [], x
+    for index, op in enumerate(chain):
+        shape = x.shape if index < len(before) else node.output.shape
+        last = index == len(chain) - 1
+        out = node.output if last else Value(f"{node.output.name}/{op}", x.dtype, shape)
+        inputs: list[Value | None] = [value, value] if op == "Mul" else [value]
+        nodes.append(Node(op, inputs, [out], attrs if op == core else {}, node.source))
+        value = out
+    return nodes
+
+
+# operator -> (elementwise before, reduction, elementwise after)
+_COMPOUND: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
+    "ReduceL1": (("Abs",), "ReduceSum", ()),
+    "ReduceL2": (("Mul",), "ReduceSum", ("Sqrt",)),
+    "ReduceSumSquare": (("Mul",), "ReduceSum", ()),
+    "ReduceLogSum": ((), "ReduceSum", ("Log",)),
+}
+
+
+def split(graph: Graph, node: Node) -> list[Node] | None:
+    """Split -> one Slice for each output that is read."""
+    del graph
+    if node.op != "Split":
+        return None
+    axis, start, nodes = node.attrs.get("axis", 0), 0, []
+    axis %= len(node.value(0).shape)
+    for output in node.outputs:
+        attrs = {"axes": (axis,), "starts": (start,), "steps": (1,)}
+        nodes.append(Node("Slice", [node.value(0)], [output], attrs, node.source))
+        start += output.shape[axis]
+    return nodes
+
+
+def slices(graph: Graph, node: Node) -> list[Node] | None:
+    """Slice with constant bounds, made non-negative (ONNX Slice-13)."""
+    del graph
+    if node.op != "Slice" or "steps" in node.attrs:
+        return None
+    x = node.value(0)
+    if any(node.optional(i) is not None and node.value(i).data is None for i in range(1, 5)):
+        raise UnsupportedError(f"Slice (node {node.source!r}): its bounds depend on data")
+
+    def given(index: int, name: str, default: list[int]) -> list[int]:
+        value = node.optional(index)
+        if value is not None and value.data is not None:
+            return [int(v) for v in value.data.reshape(-1)]
+        return list(node.attrs.get(name, default))
+
+    starts = given(1, "starts", [])
+    axes = given(3, "axes", list(range(len(starts))))
+    steps = given(4, "steps", [1] * len(starts))
+    axes = [axis % len(x.shape) for axis in axes]
+    firsts = []
+    for start, step, axis in zip(starts, steps, axes, strict=True):
+        size = x.shape[axis]
+        start = start + size if start < 0 else start
+        firsts.append(min(max(start, 0), size if step > 0 else size - 1))
+    attrs = {"axes": tuple(axes), "starts": tuple(firsts), "steps": tuple(steps)}
+    return [Node("Slice", [x], [node.output], attrs, node.source)]
+
+
+def fold_padding(graph: Graph, node: Node) -> list[Node] | None:
+    """Pad with zeros before a convolution becomes the convolution's own padding."""
+    if node.op != "Conv":
+        return None
+    pad = graph.producers().get(node.value(0))
+    if pad is None or pad.op != "Pad" or pad.attrs.get("mode", "constant") != "constant":
+        return None
+    amounts = pad.optional(1)
+    fill = pad.optional(2)
+    if amounts is None or amounts.data is None or pad.optional(3) is not None:
+        return None
+    if fill is not None and (fill.data is None or np.any(fill.data)):
+        return None
+    spatial = len(node.output.shape) - 2
+    begin = [int(v) for v in amounts.data[: spatial + 2]]
+    end = [int(v) for v in amounts.data[spatial + 2 :]]
+    if any(begin[:2] + end[:2]) or min(begin + end) < 0:
+        return None
+    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    old = node.attrs.get("pads", [0] * 2 * spatial)
+    extra = begin[2:] + end[2:]
+    node.attrs["pads"] = [a + b for a, b in zip(old, extra, strict=True)]
+    node.attrs["auto_pad"] = "NOTSET"
+    node.inputs[0] = pad.value(0)
+    return [node]
+
+
+def instance_norm(graph: Graph, node: Node) -> list[Node] | None:
+    """InstanceNormalization -> mean, variance, scale and shift."""
+    del graph
+    if node.op != "InstanceNormalization":
+        return None
+    x, scale, shift = node.value(0), node.value(1), node.value(2)
+    axes = tuple(range(2, len(x.shape)))
+    small = (*x.shape[:2], *(1 for _ in axes))
+    column = (1, -1) + (1,) * len(axes)
+    if scale.data is None or shift.data is None:
+        raise UnsupportedError(f"InstanceNormalization (node {node.source!r}) has weights that "
+                               "aren't constant")
+
+    def new(name: str, shape: tuple[int, ...]) -> Value:
+        return Value(f"{node.output.name}/{name}", x.dtype, shape)
+
+    mean, centred, square, variance = (
+        new("mean", small), new("centred", x.shape), new("square", x.shape), new("var", small))
+    shifted, deviation, normal, scaled = (
+        new("shifted", small), new("std", small), new("normal", x.shape), new("scaled", x.shape))
+    epsilon = constant(f"{node.source}/epsilon", np.float32(node.attrs.get("epsilon", 1e-5)))
+    gamma = constant(f"{node.source}/gamma", scale.data.reshape(column))
+    beta = constant(f"{node.source}/beta", shift.data.reshape(column))
+    reduce = {"axes": axes, "keepdims": 1}
+    recipe: list[tuple[str, list[Value | None], Value, dict[str, object]]] = [
+        ("ReduceMean", [x], mean, reduce),
+        ("Sub", [x, mean], centred, {}),
+        ("Mul", [centred, centred], square, {}),
+        ("ReduceMean", [square], variance, reduce),
+        ("Add", [variance, epsilon], shifted, {}),
+        ("Sqrt", [shifted], deviation, {}),
+        ("Div", [centred, deviation], normal, {}),
+        ("Mul", [normal, gamma], scaled, {}),
+        ("Add", [scaled, beta], node.output, {}),
+    ]
+    return [Node(op, ins, [out], dict(attrs), node.source) for op, ins, out, attrs in recipe]
+
+
+RULES: list[Rule] = [
+    drop_identity,
+    fold_padding,
+    batch_norm,
+    gemm,
+    views,
+    global_pools,
+    split,
+    slices,
+    instance_norm,
+    reductions,  # after the rules above, which make reductions of their own
+]
