@@ -61,7 +61,7 @@ def zig(arguments: Sequence[str], cwd: Path) -> None:
         done = subprocess.run(
             command,
             cwd=cwd,
-            env=os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(_cache_directory())},
+            env=os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(_zig_cache())},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -83,28 +83,35 @@ def _first_error(done: "subprocess.CompletedProcess[str]") -> str:
     return (errors or lines or [f"exit status {done.returncode}"])[0]
 
 
-def _cache_directory() -> Path:
-    """Where zig keeps what it built, e.g. the C library's start files: 6 s the first time."""
-    chosen = os.environ.get("ZIG_GLOBAL_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zig"
+def cache_directory(name: str) -> Path:
+    """A folder of this user for what can be built again: in ~/.cache, or else temporary.
+
+    Raises:
+        DeepSeekEdgeError: neither the home directory nor the temporary one can be used safely.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / name
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):
             return home
     except OSError:
-        return _private_temporary_directory()
+        return _private_temporary_directory(name)
 
 
-def _private_temporary_directory() -> Path:
-    # What is compiled from there gets loaded: nobody else may be able to write it.
-    path = Path(tempfile.gettempdir()) / f"deepseek-edge-zig-{os.getuid()}"
+def _zig_cache() -> Path:
+    # What zig built of the C libraries, for one: that takes it 6 to 40 s the first time.
+    chosen = os.environ.get("ZIG_GLOBAL_CACHE_DIR")
+    return Path(chosen) if chosen else cache_directory("zig")
+
+
+def _private_temporary_directory(name: str) -> Path:
+    # What is built there gets run: nobody else may be able to write it.
+    path = Path(tempfile.gettempdir()) / f"deepseek-edge-{name}-{os.getuid()}"
     path.mkdir(mode=0o700, exist_ok=True)
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise DeepSeekEdgeError(
             f"{path} is not a private folder of yours",
-            hint="set ZIG_GLOBAL_CACHE_DIR to a folder that only you can write",
+            hint="remove it, or set XDG_CACHE_HOME to a folder that only you can write",
         )
     return path

@@ -4,7 +4,7 @@ import _ctypes
 import ctypes
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,19 +224,28 @@ def _load(path: Path) -> tuple[ctypes.CDLL, int]:
     return library, descriptor
 
 
-def _fill(tensors: tuple[_Tensor, ...], inputs: Mapping[str, "NDArray[Any]"]) -> None:
-    names = [tensor.spec.name for tensor in tensors]
+def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, "NDArray[Any]"]) -> None:
+    """Compare names, dtypes and shapes with what a program takes.
+
+    Raises:
+        InputError: they differ; the hint says what is expected.
+    """
+    names = [spec.name for spec in specs]
     if set(inputs) != set(names):
         raise InputError(
             f"the inputs given are {sorted(inputs)}",
             hint=f"the program's inputs are {names}",
         )
-    for tensor in tensors:
-        spec, given = tensor.spec, inputs[tensor.spec.name]
+    for spec in specs:
+        given = inputs[spec.name]
         if given.dtype != spec.dtype or given.shape != spec.shape:
             raise InputError(
                 f"input {spec.name!r} is {given.dtype} of shape {given.shape}",
                 hint=f"it must be {spec.dtype} of shape {spec.shape}",
             )
+
+
+def _fill(tensors: tuple[_Tensor, ...], inputs: Mapping[str, "NDArray[Any]"]) -> None:
+    check_inputs([tensor.spec for tensor in tensors], inputs)
     for tensor in tensors:
         tensor.memory[...] = inputs[tensor.spec.name]

@@ -22,7 +22,7 @@ def build_driver(
     write_sources(directory)
     kernels = directory / "kernels.c"
     kernels.write_text(change_kernels(kernels.read_text(encoding="utf-8")))
-    sources = (SOURCES / "drive.c", "program.c", "kernels.c", *runtime_files())
+    sources = (SOURCES / "drive.c", directory / "program.c", kernels, *runtime_files())
     include = f"-I{runtime_sources()}"
     gcc(directory, *WARNINGS, *flags, include, *sources, "-ldl", "-pthread", "-o", "drive")
     return directory / "drive"
@@ -47,10 +47,10 @@ def drive(program: Path, threads: int, *, spin_us: int, runs: int, **variables: 
 
 @pytest.mark.parametrize("spin_us", [1, 200], ids=["sleeping", "spinning"])
 @pytest.mark.parametrize("flags", ["address,undefined", "thread"])
-def test_every_function_is_clean_under_sanitizers(
-    tmp_path: Path, flags: str, spin_us: int
-) -> None:
-    program = build_driver(tmp_path, f"-fsanitize={flags}", "-fno-sanitize-recover=all", "-g", "-O1")
+def test_every_function_is_clean_under_sanitizers(tmp_path: Path, flags: str, spin_us: int) -> None:
+    program = build_driver(
+        tmp_path, f"-fsanitize={flags}", "-fno-sanitize-recover=all", "-g", "-O1"
+    )
     for threads in (1, 2, 4):
         drive(program, threads, spin_us=spin_us, runs=60)
 
