@@ -1,0 +1,114 @@
+import json
+import math
+from pathlib import Path
+
+from deepseek_edge.artifacts import Accuracy, Layers, ParityFloat, ParityGraph, Program
+from deepseek_edge.report import (
+    CompileReport,
+    Latency,
+    LayerTime,
+    ProfileReport,
+    ProgramReport,
+    compile_json,
+    profile_json,
+)
+
+PROGRAM = Program(
+    id="cpu-float32",
+    backend="tvm",
+    precision="float32",
+    library=Path("model.so"),
+    entries=(),
+    features=(),
+    size_bytes=4,
+    code_bytes=1,
+    weights_bytes=2,
+    arena_bytes=3,
+    layers=Layers(total=1, int8=0, float16=0, float32=1, int8_macs_share=0.0),
+)
+
+
+def compile_report(*, verified: str | None = "host", sqnr_db: float = 90.0) -> CompileReport:
+    ran = verified is not None
+    checked = ProgramReport(
+        program=PROGRAM,
+        verified=verified,
+        parity_graph=ParityGraph(3, None, 1e-6, 1.0) if ran else None,
+        parity_float=ParityFloat(3, 1.0, sqnr_db, None) if ran else None,
+    )
+    accuracy = Accuracy("top1", 20, 90.0, 85.0, 5.0, 14.9) if ran else None
+    return CompileReport(
+        Path("m.dse"), "host", 9, {"total": 2.0, "codegen": 1.5}, (checked,), accuracy
+    )
+
+
+def keys(value: dict[str, object]) -> list[str]:
+    return sorted(value)
+
+
+def test_compile_has_the_keys_that_scripts_rely_on() -> None:
+    found = compile_json((compile_report(),))
+    assert keys(found) == [
+        "accuracy", "bundle", "programs", "schema", "size_bytes", "target", "time_s",
+    ]  # fmt: skip
+    assert found["time_s"] == {
+        "total": 2.0, "quantize": None, "codegen": 1.5, "parity": None,
+    }  # fmt: skip
+    assert keys(found["accuracy"]) == [
+        "ci_pp", "compiled", "drop_pp", "float", "metric", "samples",
+    ]  # fmt: skip
+    (program,) = found["programs"]
+    assert keys(program) == [
+        "arena_bytes", "backend", "code_bytes", "id", "layers", "parity_float", "parity_graph",
+        "precision", "size_bytes", "verified", "weights_bytes",
+    ]  # fmt: skip
+    assert keys(program["parity_graph"]) == ["max_abs", "max_steps", "samples", "within"]
+    assert keys(program["parity_float"]) == ["cosine", "samples", "sqnr_db", "top1_agreement"]
+    assert keys(program["layers"]) == [
+        "float16", "float32", "int8", "int8_macs_share", "kept_float", "total",
+    ]  # fmt: skip
+
+
+def test_a_program_that_did_not_run_has_the_same_keys_and_nulls() -> None:
+    ran, not_run = compile_json((compile_report(),)), compile_json((compile_report(verified=None),))
+    assert keys(ran) == keys(not_run)
+    assert keys(ran["programs"][0]) == keys(not_run["programs"][0])
+    assert not_run["accuracy"] is None
+    assert not_run["programs"][0]["parity_graph"] is None
+
+
+def test_several_targets_are_one_object_with_a_list() -> None:
+    found = compile_json((compile_report(), compile_report()))
+    assert keys(found) == ["compiled", "schema"]
+    assert found["compiled"][0] == compile_json((compile_report(),))
+
+
+def test_an_infinite_sqnr_is_null_since_json_has_no_infinity() -> None:
+    found = compile_json((compile_report(sqnr_db=math.inf),))
+    assert found["programs"][0]["parity_float"]["sqnr_db"] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_profile_has_the_keys_that_scripts_rely_on() -> None:
+    report = ProfileReport(
+        device="host",
+        emulated=False,
+        bundle="m.dse",
+        program="cpu-float32",
+        threads=2,
+        reasons=("other processes used 1.0 cores",),
+        latency_ms=Latency(1.0, 2.0, 2.0, 3.0, 4.0, 100),
+        open_ms=0.5,
+        peak_rss_bytes=None,
+        layers=(LayerTime("/fc/Gemm", "Gemm", 1.5, 1.0),),
+    )
+    found = profile_json(report)
+    assert keys(found) == [
+        "bundle", "device", "emulated", "latency_ms", "layers", "open_ms", "peak_rss_bytes",
+        "program", "reasons", "schema", "threads", "valid",
+    ]  # fmt: skip
+    assert keys(found["latency_ms"]) == [
+        "mean", "min", "n", "p50", "p90", "p99",
+    ]  # fmt: skip
+    assert found["layers"] == [{"name": "/fc/Gemm", "op": "Gemm", "ms": 1.5, "share": 1.0}]
+    assert (found["valid"], found["peak_rss_bytes"]) == (False, None)
