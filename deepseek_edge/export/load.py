@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepseek_edge.errors import ModelError, UsageError
+from deepseek_edge.importing import import_function, is_function_reference
 
 if TYPE_CHECKING:
     import onnx
 
-_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _FORMS = "a model is x.onnx, x.pt2, a Hugging Face folder, or package.module:factory"
 
 
@@ -50,7 +47,7 @@ def load_model(reference: str) -> onnx.ModelProto:
         return load_pt2(path)
     if path.exists():
         raise ModelError(f"{reference} is of no kind that can be read", hint=_FORMS)
-    if _FACTORY.fullmatch(reference):
+    if is_function_reference(reference):
         from deepseek_edge.export.torch_module import export_module
 
         return export_module(*_call_factory(reference))
@@ -58,35 +55,10 @@ def load_model(reference: str) -> onnx.ModelProto:
 
 
 def _call_factory(reference: str) -> tuple[Any, tuple[Any, ...]]:
-    module_name, _, function_name = reference.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        hint = "start in the folder that holds the package, or install it"
-        if error.name and not module_name.startswith(error.name):
-            hint = f"install {error.name}: pip install {error.name}"
-        raise UsageError(f"can't import {module_name}: {error}", hint=hint) from error
-    finally:
-        sys.path.remove(str(Path.cwd()))
-    factory = getattr(module, function_name, None)
-    if not callable(factory):
-        raise UsageError(
-            f"{module_name} has no function {function_name}",
-            hint="functions there: " + ", ".join(_functions(module)),
-        )
-    result = factory()
+    result = import_function(reference)()
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)):
         raise UsageError(
             f"{reference} returned {type(result).__name__}, not (module, example inputs)",
             hint="return the torch module and a tuple of its example inputs",
         )
     return result
-
-
-def _functions(module: Any) -> list[str]:
-    return [
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
-    ]

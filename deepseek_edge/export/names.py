@@ -43,7 +43,8 @@ def _module_path(node: onnx.NodeProto) -> str:
         if entry.key == _SCOPES:
             # ['', 'features', 'features.0', 'conv2d']: the last is the call itself.
             scopes: list[str] = ast.literal_eval(entry.value)
-            return scopes[-2] if len(scopes) > 1 else ""
+            inner = [scope for scope in scopes[:-1] if not scope.startswith("_")]
+            return inner[-1] if inner else ""
     return ""
 
 

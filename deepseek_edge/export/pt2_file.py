@@ -53,9 +53,7 @@ def _check_holds_no_code(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if not any(name.endswith("/archive_format") for name in names):
-                raise ModelError(
-                    f"{path} is not an exported program of torch", hint=_EXPORT_AGAIN
-                )
+                raise ModelError(f"{path} is not an exported program of torch", hint=_EXPORT_AGAIN)
             if archive.testzip() is not None:
                 raise ModelError(f"{path} is damaged", hint=_EXPORT_AGAIN)
             pickled = [name for name in names if _is_pickled(archive, name)]

@@ -23,7 +23,7 @@ def export_module(
     module: torch.nn.Module,
     example_inputs: tuple[Any, ...],
     *,
-    dynamic: tuple[dict[int, str], ...] | None = None,
+    dynamic: tuple[dict[int, torch.export.Dim], ...] | None = None,
     output_names: tuple[str, ...] | None = None,
 ) -> onnx.ModelProto:
     """Export a module in evaluation mode as an ONNX graph of opset 18.
@@ -31,8 +31,8 @@ def export_module(
     Args:
         module: stays in the mode it was in.
         example_inputs: its positional arguments, tensors.
-        dynamic: for each input the dimensions to leave symbolic, with their names; by default
-            the first dimension of every input, as "batch". A module that can't be traced like
+        dynamic: for each input the dimensions to leave symbolic; by default the first of every
+            input, as "batch". A module that can't be traced like
             that, since its code fixes the batch, is exported with the example's sizes; the graph
             then says so, and ``--batch`` beyond it is refused.
         output_names: by default "output", or "output_0", "output_1", ...
@@ -48,7 +48,8 @@ def export_module(
     import torch
 
     if dynamic is None:
-        dynamic = tuple({0: "batch"} if value.dim() else {} for value in example_inputs)
+        batch = torch.export.Dim("batch", min=1)
+        dynamic = tuple({0: batch} if value.dim() else {} for value in example_inputs)
     was_training = module.training
     module.eval()
     try:
@@ -57,7 +58,7 @@ def export_module(
                 program = torch.export.export(
                     module,
                     _enlarged(example_inputs, dynamic),
-                    dynamic_shapes=_dynamic_shapes(dynamic),
+                    dynamic_shapes=dynamic,
                     strict=False,
                 )
             except Exception as error:
@@ -75,22 +76,16 @@ def export_module(
 
 
 def _enlarged(
-    example_inputs: tuple[Any, ...], dynamic: tuple[dict[int, str], ...]
+    example_inputs: tuple[Any, ...], dynamic: tuple[dict[int, torch.export.Dim], ...]
 ) -> tuple[Any, ...]:
     """Examples whose dynamic dimensions are at least 2, since torch takes a 1 as meant so."""
     enlarged = []
     for value, dims in zip(example_inputs, dynamic, strict=True):
-        repeats = [2 if axis in dims and value.shape[axis] == 1 else 1 for axis in range(value.dim())]
+        repeats = [
+            2 if axis in dims and value.shape[axis] == 1 else 1 for axis in range(value.dim())
+        ]
         enlarged.append(value.repeat(repeats))
     return tuple(enlarged)
-
-
-def _dynamic_shapes(dynamic: tuple[dict[int, str], ...]) -> tuple[Any, ...]:
-    import torch
-
-    names = {name for dims in dynamic for name in dims.values()}
-    symbols = {name: torch.export.Dim(name, min=1) for name in sorted(names)}
-    return tuple({axis: symbols[name] for axis, name in dims.items()} for dims in dynamic)
 
 
 def program_to_onnx(
