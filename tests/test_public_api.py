@@ -33,17 +33,32 @@ def module_source(module: str) -> str:
 
 
 def names(prefix: str, body: list[ast.stmt]) -> Iterator[str]:
+    """One line for each name: those of __all__ where there is one, else all without "_"."""
+    listed: list[str] | None = None
     for node in body:
-        if isinstance(node, ast.ImportFrom):
-            # Only a name imported as itself ("import x as x") is handed on, as typing has it.
-            yield from (f"{prefix}.{a.name}" for a in node.names if a.asname == a.name)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            listed = ast.literal_eval(node.value)
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            wanted = {a.name for a in node.names if a.asname == a.name or a.name in (listed or ())}
+            yield from handed_on(prefix, node.module, wanted)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            if not node.target.id.startswith("_"):
+            if is_public(node.target.id, listed):
                 yield f"{prefix}.{node.target.id}: {ast.unparse(node.annotation)}"
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef) and not (
-            node.name.startswith("_") and node.name != "__init__"
-        ):
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef) and is_public(node.name, listed):
             yield from declaration(f"{prefix}.{node.name}", node)
+
+
+def is_public(name: str, listed: list[str] | None) -> bool:
+    return name in listed if listed is not None else name == "__init__" or name[0] != "_"
+
+
+def handed_on(prefix: str, module: str, wanted: set[str]) -> Iterator[str]:
+    """Declarations of names that a module imports for others."""
+    if wanted and module.startswith("deepseek_edge."):
+        for node in ast.parse(module_source(module.removeprefix("deepseek_edge."))).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in wanted:
+                yield from declaration(f"{prefix}.{node.name}", node)
 
 
 def declaration(name: str, node: ast.FunctionDef | ast.ClassDef) -> Iterator[str]:
