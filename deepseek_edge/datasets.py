@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,17 +9,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from deepseek_edge.digest import digest_bytes, digest_file
 from deepseek_edge.errors import InputError, UsageError
 from deepseek_edge.labels import read_idx, read_labels
 from deepseek_edge.packages import Package, files_digest, package_files
 from deepseek_edge.preprocess import Preprocess, image_tensor, parse_preprocess
 from deepseek_edge.resources import resource_dir
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,7 +207,8 @@ def _description(dataset_id: str) -> dict[str, Any]:
             f"there is no data set {dataset_id}",
             hint=f"an .npz, a folder of images, or one of {', '.join(near)}",
         )
-    table: dict[str, Any] = tomllib.loads((_folder() / f"{dataset_id}.toml").read_text("utf-8"))
+    text = (_folder() / f"{dataset_id}.toml").read_text("utf-8")
+    table = msgspec.toml.decode(text, type=dict[str, Any])
     required = _KEYS - {"labels", "metric"}
     if wrong := (set(table) - _KEYS) | (required - set(table)):
         raise UsageError(f"{dataset_id}.toml lacks or doesn't know: {', '.join(sorted(wrong))}")

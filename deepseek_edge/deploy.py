@@ -12,7 +12,7 @@ from deepseek_edge.errors import UnsupportedError, UsageError
 from deepseek_edge.export import fix_shapes, load_model
 from deepseek_edge.files import write_atomic
 from deepseek_edge.parity import Reference
-from deepseek_edge.pipeline import CompileProgram
+from deepseek_edge.pipeline import CompileProgram, tvm_backend
 from deepseek_edge.pipeline.checking import check_program
 from deepseek_edge.pipeline.placement import choose_place
 from deepseek_edge.pipeline.plan import PlannedTarget, check_writable
@@ -79,12 +79,10 @@ class EdgeDeployer:
         path = Path(path)
         check_compiler()
         check_writable(path)
-        if compile_program is None:
-            from deepseek_edge.backends.tvm import compile_program
         model = fix_shapes(self._graph(), self._shapes)
         one = PlannedTarget(self._target, choose_place(self._target), path)
         with work_directory(None, self._target.id) as work_dir:
-            program = compile_program(
+            program = (compile_program or tvm_backend())(
                 model, self._target, batches=(1,), work_dir=work_dir, progress=_ignore
             )
             checked = check_program(program, one, model, Reference(model), _ignore)

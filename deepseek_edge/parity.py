@@ -136,6 +136,20 @@ def sample_inputs(
     return values
 
 
+def graph_inputs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
+    """What a graph with fixed shapes takes, without its initializers."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return tuple(
+        TensorSpec(
+            value.name,
+            str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
+            tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim),
+        )
+        for value in model.graph.input
+        if value.name not in constants
+    )
+
+
 def table_rows(model: onnx.ModelProto) -> dict[str, int]:
     """Graph inputs that index a constant table (token ids), with its number of rows."""
     graph = model.graph

@@ -127,7 +127,7 @@ def image_tensor(
 
 
 def _opened(image: Path | np.ndarray[Any, Any], preprocess: Preprocess) -> Image:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image as pillow_image, UnidentifiedImageError
 
     mode = _MODES[preprocess.color]
     if not isinstance(image, Path):

@@ -165,12 +165,16 @@ def _object(value: Accuracy | ParityFloat | ParityGraph | None) -> Json | None:
     return None if value is None else dataclasses.asdict(value)
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: Json) -> Json:
+    return {key: _plain(item) for key, item in value.items()}
+
+
+def _plain(value: Any) -> Any:
     """JSON has no infinity and no tuple."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

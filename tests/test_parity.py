@@ -22,7 +22,7 @@ from deepseek_edge.tensors import TensorSpec
 from tests.tiny_model import IN, parameters, tiny_onnx
 
 
-def floats(*values: float) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def floats(*values: float) -> dict[str, np.ndarray]:
     return {"y": np.array(values, dtype=np.float32)}
 
 
@@ -83,7 +83,7 @@ def test_integers_must_be_equal() -> None:
         check_graph([index], [{"i": np.array([3, 5], dtype=np.int64)}])
 
 
-def quantized(*, ones: int, twos: int = 0, threes: int = 0) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def quantized(*, ones: int, twos: int = 0, threes: int = 0) -> dict[str, np.ndarray]:
     values = np.zeros(2000, dtype=np.int8)
     values[:ones] = 1
     values[ones : ones + twos] = -2

@@ -83,7 +83,7 @@ def _explain_usage(error: typer.TyperException) -> int:
     command = "deepseek-edge" if context is None else context.command_path
     message = getattr(error, "message", "") or str(error)
     with contextlib.suppress(AttributeError):
-        message = error.format_message() or message  # type: ignore[attr-defined]
+        message = error.format_message() or message
     if message:
         print_error(message, f"{command} --help")
     return UsageError.exit_code

@@ -111,6 +111,19 @@ def read_inputs(path: Path, bundle: "Bundle") -> "dict[str, NDArray[Any]]":
         ) from error
 
 
+def _read_image(path: Path, bundle: "Bundle") -> "dict[str, NDArray[Any]]":
+    from deepseek_edge.preprocess import image_tensor, parse_preprocess
+
+    preprocess = bundle.manifest.preprocess
+    names = [spec.name for spec in bundle.manifest.programs[0].entries[0].inputs]
+    if preprocess is None or len(names) != 1:
+        raise InputError(
+            f"{bundle.path} doesn't say how an image becomes its inputs {', '.join(names)}",
+            hint="give an .npz, or compile with --eval and an image data set",
+        )
+    return {names[0]: image_tensor(path, parse_preprocess(preprocess))}
+
+
 def write_outputs(path: Path, outputs: "dict[str, NDArray[Any]]") -> None:
     """Write arrays by name.
 

@@ -11,16 +11,20 @@ if TYPE_CHECKING:
     import onnx
 
 
-def fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
+def fix_shapes(
+    model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], *, batch: int | None = None
+) -> onnx.ModelProto:
     """Give every input a static shape and compute at once what follows from it.
 
-    A leading dimension that is not known is a batch and becomes 1. A symbol that one input
-    fixes holds for all inputs. What shapes decide (Shape, the arithmetic on it, constants) is
-    folded into initializers.
+    A leading dimension that the model leaves open is a batch. A symbol that one input fixes
+    holds for all inputs. What shapes decide (Shape, the arithmetic on it, constants) is folded
+    into initializers.
 
     Args:
         model: not changed.
         shapes: full shapes by input name, for inputs that need one.
+        batch: size of every open leading dimension, also where ``shapes`` says another one; by
+            default what ``shapes`` says, else 1.
 
     Returns:
         A copy whose inputs and outputs have static shapes.
@@ -39,9 +43,11 @@ def fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) ->
         if name not in inputs:
             known = ", ".join(f"{other} {_describe(value)}" for other, value in inputs.items())
             raise UsageError(f"the model has no input {name}", hint=f"its inputs: {known}")
-    symbols = _bind_symbols(inputs, shapes)
+    if batch is not None:
+        shapes = _with_batch(inputs, shapes, batch)
+    symbols = _bind_symbols(inputs, shapes, batch or 1)
     for name, value in inputs.items():
-        _set_shape(value, _resolve(value, shapes.get(name), symbols))
+        _set_shape(value, _resolve(value, shapes.get(name), symbols, batch or 1))
     return fold_constants(fixed)
 
 
@@ -58,10 +64,29 @@ def _describe(value: onnx.ValueInfoProto) -> str:
     return "(" + ", ".join(str(dim or "?") for dim in _dims(value)) + ")"
 
 
+def _with_batch(
+    inputs: Mapping[str, onnx.ValueInfoProto], shapes: Mapping[str, tuple[int, ...]], batch: int
+) -> dict[str, tuple[int, ...]]:
+    is_open = {
+        name: not dims or isinstance(dims[0], str)
+        for name, dims in ((name, _dims(value)) for name, value in inputs.items())
+        if dims or not inputs[name].type.tensor_type.HasField("shape")
+    }
+    if batch != 1 and not any(is_open.values()):
+        raise UsageError(
+            f"the model's batch is fixed, so it can't be {batch}",
+            hint="export the model with a dynamic batch, or leave --batch out",
+        )
+    return {
+        name: (batch, *shape[1:]) if shape and is_open.get(name) else shape
+        for name, shape in shapes.items()
+    }
+
+
 def _bind_symbols(
-    inputs: Mapping[str, onnx.ValueInfoProto], shapes: Mapping[str, tuple[int, ...]]
+    inputs: Mapping[str, onnx.ValueInfoProto], shapes: Mapping[str, tuple[int, ...]], batch: int
 ) -> dict[str, int]:
-    """What the given shapes say about symbols; the rest of the leading ones are 1."""
+    """What the given shapes say about symbols; the rest of the leading ones are ``batch``."""
     symbols: dict[str, int] = {}
     for name, shape in shapes.items():
         dims = _dims(inputs[name])
@@ -86,12 +111,15 @@ def _bind_symbols(
     for value in inputs.values():
         for dim in _dims(value)[:1]:
             if isinstance(dim, str) and dim:
-                symbols.setdefault(dim, 1)
+                symbols.setdefault(dim, batch)
     return symbols
 
 
 def _resolve(
-    value: onnx.ValueInfoProto, given: tuple[int, ...] | None, symbols: Mapping[str, int]
+    value: onnx.ValueInfoProto,
+    given: tuple[int, ...] | None,
+    symbols: Mapping[str, int],
+    batch: int,
 ) -> tuple[int, ...]:
     if given is not None:
         return given
@@ -102,7 +130,7 @@ def _resolve(
         )
     known = [symbols.get(dim) if isinstance(dim, str) else dim for dim in dims]
     if known and known[0] is None:
-        known[0] = 1
+        known[0] = batch
     if any(size is None for size in known):
         pattern = ",".join("?" if size is None else str(size) for size in known)
         raise UsageError(

@@ -7,10 +7,15 @@ from pathlib import Path
 import onnx
 
 from deepseek_edge.artifacts import Program
-from deepseek_edge.datasets import load_dataset
 from deepseek_edge.export import fix_shapes, load_model
 from deepseek_edge.parity import Reference
-from deepseek_edge.pipeline.checking import CheckedProgram, Narrate, check_program, judge
+from deepseek_edge.pipeline.checking import (
+    CheckedProgram,
+    Narrate,
+    check_program,
+    judge,
+    prepare_evaluation,
+)
 from deepseek_edge.pipeline.packing import describe_source, pack, write_page
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, describe_plan, make_plan
 from deepseek_edge.pipeline.workspace import Stopwatch, work_directory
@@ -64,10 +69,10 @@ def compile_model(
         OutputError: a result can't be written.
     """
     planned = make_plan(request)
-    dataset = None if request.evaluation is None else load_dataset(request.evaluation)
     for line in describe_plan(request, planned):
         narrate(line)
     model = fix_shapes(read_model(request.model), request.shapes)
+    dataset = prepare_evaluation(request, model)
     source = describe_source(request.model, model)
     reference = Reference(model)
     reports: list[CompileReport] = []
@@ -78,7 +83,7 @@ def compile_model(
         with work_directory(request.dump, one.target.id) as work_dir:
             narrate(f"{one.target.id}: compiling")
             with clock.stage("codegen"):
-                program = (compile_program or _tvm())(
+                program = (compile_program or tvm_backend())(
                     model, one.target, batches=request.batches, work_dir=work_dir, progress=progress
                 )
             with clock.stage("parity"):
@@ -120,7 +125,8 @@ def profile_for_page(
     return measure(program.library, checked.inputs, bundle=str(one.output), program=program.id)
 
 
-def _tvm() -> CompileProgram:
+def tvm_backend() -> CompileProgram:
+    """The back end that makes CPU programs; TVM is loaded here."""
     from deepseek_edge.backends.tvm import compile_program
 
     return compile_program

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import onnx
 
 from deepseek_edge.artifacts import Accuracy, Entry, Program
-from deepseek_edge.datasets import Dataset
-from deepseek_edge.errors import AccuracyError
-from deepseek_edge.evaluation import evaluate
+from deepseek_edge.datasets import Dataset, load_dataset
+from deepseek_edge.errors import AccuracyError, UsageError
+from deepseek_edge.evaluation import evaluate, load_metric
 from deepseek_edge.parity import (
     Reference,
     Tensors,
     check_graph,
     compare_float,
+    graph_inputs,
     output_scales,
     sample_inputs,
 )
@@ -82,6 +83,38 @@ def _where(place: Place, entry: Entry, samples: int = 1) -> str:
     return f"QEMU, about {samples * estimate_s(entry, place):.0f} s"
 
 
+def prepare_evaluation(request: CompileRequest, model: onnx.ModelProto) -> Dataset | None:
+    """Load the data set of a request, and refuse it before anything is compiled.
+
+    Raises:
+        UsageError: it has no labels, is for calibration, doesn't fit the model's inputs, or
+            there is no entry for one sample.
+    """
+    if request.evaluation is None:
+        return None
+    dataset = load_dataset(request.evaluation)
+    if dataset.split == "calibration":
+        raise UsageError(
+            f"{dataset.id} is for calibration: accuracy on it means nothing",
+            hint="give another data set to --eval",
+        )
+    if dataset.targets is None:
+        raise UsageError(f"{dataset.id} has no labels", hint="give labelled data to --eval")
+    load_metric(request.metric or dataset.metric)
+    if 1 not in request.batches:
+        raise UsageError("--eval runs one sample at a time", hint="add 1 to --batch")
+    shapes = {spec.name: spec.shape for spec in graph_inputs(model)}
+    dataset = dataset.for_inputs(tuple(shapes))
+    for name, value in dataset.sample(0).items():
+        if value.shape != shapes[name]:
+            raise UsageError(
+                f"a sample of {dataset.id} is {list(value.shape)}, input {name!r} of the model "
+                f"takes {list(shapes[name])}",
+                hint="the data set belongs to another model, or --shape is wrong",
+            )
+    return dataset
+
+
 def judge(
     request: CompileRequest,
     dataset: Dataset | None,
@@ -105,18 +138,22 @@ def judge(
         return None, ()
     if one.place is None:
         return None, ("accuracy was not measured: the program was run nowhere",)
-    samples = len(dataset.arrays(None)[1])
-    duration_s = samples * estimate_s(program.entries[0], one.place)
+    number = request.batches.index(1)
+    entry = program.entries[number]
+    duration_s = len(dataset) * estimate_s(entry, one.place)
     if duration_s > EMULATED_EVALUATION_S and request.max_drop_pp is None:
-        note = f"accuracy was not measured: {samples} samples under QEMU take {duration_s:.0f} s"
-        narrate(f"{one.target.id}: {note}; --max-drop forces it")
+        note = (
+            f"accuracy was not measured: {len(dataset)} samples take about {duration_s:.0f} s "
+            "under QEMU; --max-drop PP measures it nevertheless"
+        )
+        narrate(f"{one.target.id}: {note}")
         return None, (note,)
-    where = _where(one.place, program.entries[0], samples)
-    narrate(f"{one.target.id}: {samples} samples of {dataset.id} on {where}")
+    where = _where(one.place, entry, len(dataset))
+    narrate(f"{one.target.id}: {len(dataset)} samples of {dataset.id} on {where}")
     metric = request.metric or dataset.metric
     with open_program(program, one.target, one.place) as run:
         of_float, _, _ = evaluate(reference.run, dataset, metric)
-        compiled, count, ci_pp = evaluate(lambda inputs: run(inputs, 0), dataset, metric)
+        compiled, count, ci_pp = evaluate(lambda inputs: run(inputs, number), dataset, metric)
     drop_pp = of_float - compiled
     if request.max_drop_pp is not None and drop_pp > request.max_drop_pp:
         raise AccuracyError(

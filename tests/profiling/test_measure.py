@@ -53,13 +53,13 @@ class DriftingEngine:
     def __init__(self) -> None:
         self.windows = 0
 
-    def time(self, repetitions: int) -> np.ndarray:  # type: ignore[type-arg]
+    def time(self, repetitions: int) -> np.ndarray:
         self.windows += 1
         return np.full(repetitions, 1000 * 2**self.windows, dtype=np.int64)
 
 
 def test_times_that_drift_end_the_warm_up_as_unstable() -> None:
     engine = DriftingEngine()
-    stable, _ = measuring.warm_up(engine, limit_s=0.0)  # type: ignore[arg-type]
+    stable, _ = measuring.warm_up(engine, limit_s=0.0)
     assert not stable
     assert engine.windows > 1

@@ -93,6 +93,8 @@ class _Walk:
         inputs = [self.values[key] if key else None for key in proto.input]
         if proto.op_type == "If":
             self._if(proto, name, inputs[0])
+        elif proto.op_type == "Dropout":  # does nothing at inference
+            self.values[proto.output[0]] = self.values[proto.input[0]]
         elif proto.op_type in ("Loop", "Scan"):
             raise UnsupportedError(
                 f"operator {proto.op_type} (node {name!r}) is not supported",

@@ -40,9 +40,9 @@ def own_outputs(graph: Graph) -> None:
 
 
 def drop_identity(graph: Graph, node: Node) -> list[Node] | None:
-    """Identity, and Dropout and Cast that do nothing at inference."""
+    """Identity, and Cast to the same dtype."""
     same_cast = node.op == "Cast" and node.value(0).dtype == node.output.dtype
-    if node.op not in ("Identity", "Dropout") and not same_cast:
+    if node.op != "Identity" and not same_cast:
         return None
     graph.replace_uses(node.output, node.value(0))
     return []
