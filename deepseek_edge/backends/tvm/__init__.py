@@ -75,7 +75,10 @@ def compile_program(
 
 
 def _compile_entry(
-    model: "onnx.ModelProto", target: Target, batch: int, kernels: "KernelTable",
+    model: "onnx.ModelProto",
+    target: Target,
+    batch: int,
+    kernels: "KernelTable",
     progress: Progress,
 ) -> "tuple[EntryTable, Entry]":
     """One batch size: its kernels go into the shared table."""
@@ -99,8 +102,14 @@ def _compile_entry(
         progress(f"schedule {batch_name(batch)}", number, len(fused))
         lowering = lower(step, target)
         name = kernels.add(lowering.function)
-        row = StepRow(name, lowering.tensors, lowering.tasks, grain(lowering, target),
-                      _step_name(step), "+".join(node.op for node in step.nodes))
+        row = StepRow(
+            name,
+            lowering.tensors,
+            lowering.tasks,
+            grain(lowering, target),
+            _step_name(step),
+            "+".join(node.op for node in step.nodes),
+        )
         rows.append(row)
         outputs = sum(value.spec.size_bytes for value in step.outputs)
         moved = sum(value.spec.size_bytes for value in set(lowering.tensors))
@@ -108,11 +117,19 @@ def _compile_entry(
     roots = _views(graph)
     live = lifetimes(
         [[value for value in row.tensors if value.data is None] for row in rows],
-        [step.outputs for step in fused], [*graph.inputs, *graph.outputs], roots)
-    table = EntryTable(batch_name(batch), tuple(graph.inputs), tuple(graph.outputs),
-                       tuple(rows), plan(live), roots)
-    entry = Entry(table.name, tuple(v.spec for v in graph.inputs),
-                  tuple(v.spec for v in graph.outputs), tuple(steps))
+        [step.outputs for step in fused],
+        [*graph.inputs, *graph.outputs],
+        roots,
+    )
+    table = EntryTable(
+        batch_name(batch), tuple(graph.inputs), tuple(graph.outputs), tuple(rows), plan(live), roots
+    )
+    entry = Entry(
+        table.name,
+        tuple(v.spec for v in graph.inputs),
+        tuple(v.spec for v in graph.outputs),
+        tuple(steps),
+    )
     return table, entry
 
 
@@ -156,4 +173,3 @@ def _views(graph: "Graph") -> "dict":
 def _layers(model: "onnx.ModelProto") -> Layers:
     total = sum(node.op_type in ("Conv", "Gemm", "MatMul") for node in model.graph.node)
     return Layers(total=total, int8=0, float16=0, float32=total, int8_macs_share=None)
-

@@ -67,17 +67,23 @@ def write_program(
     entries: list[EntryTable], constants: Constants, features: tuple[str, ...], work_dir: Path
 ) -> None:
     """Write program.c and constants.bin."""
-    kernels = sorted({row.kernel for entry in entries for row in entry.rows},
-                     key=lambda name: int(name[1:]))
+    kernels = sorted(
+        {row.kernel for entry in entries for row in entry.rows}, key=lambda name: int(name[1:])
+    )
     parts = [_HEADER, *(f"void {name}(void);" for name in kernels)]
     tables = [_entry(number, entry, constants) for number, entry in enumerate(entries)]
     parts.extend(definition for definition, _ in tables)
     parts.append("static const dse_entry_table entries[] = {")
     parts.extend(f"  {row}," for _, row in tables)
     arena = max(entry.arena.size_bytes for entry in entries)
-    parts.append(_FOOTER.format(
-        features=_quoted(" ".join(features)), arena=arena + ALIGNMENT,
-        constants=max(constants.size_bytes, ALIGNMENT), entries=len(entries)))
+    parts.append(
+        _FOOTER.format(
+            features=_quoted(" ".join(features)),
+            arena=arena + ALIGNMENT,
+            constants=max(constants.size_bytes, ALIGNMENT),
+            entries=len(entries),
+        )
+    )
     constants.write(work_dir / "constants.bin")
     (work_dir / "program.c").write_text("\n".join(parts), encoding="utf-8")
 
@@ -88,8 +94,7 @@ def _entry(number: int, entry: EntryTable, constants: Constants) -> tuple[str, s
     steps: list[str] = []
     infos: list[str] = []
     for row in entry.rows:
-        steps.append(f"{{{row.kernel}, {len(refs)}, {len(row.tensors)}, {row.tasks}, "
-                     f"{row.grain}}}")
+        steps.append(f"{{{row.kernel}, {len(refs)}, {len(row.tensors)}, {row.tasks}, {row.grain}}}")
         refs.extend(_ref(value, entry, constants) for value in row.tensors)
         infos.append(f"{{{_quoted(row.name)}, {_quoted(row.op)}}}")
     lines = [
@@ -97,8 +102,7 @@ def _entry(number: int, entry: EntryTable, constants: Constants) -> tuple[str, s
         *_array("dse_step_row", f"steps_{number}", steps),
         *_array("dse_step_info", f"infos_{number}", infos),
         *_array("dse_tensor_row", f"inputs_{number}", [_tensor(v, entry) for v in entry.inputs]),
-        *_array("dse_tensor_row", f"outputs_{number}",
-                [_tensor(v, entry) for v in entry.outputs]),
+        *_array("dse_tensor_row", f"outputs_{number}", [_tensor(v, entry) for v in entry.outputs]),
     ]
     initializer = (
         f"{{{_quoted(entry.name)}, inputs_{number}, outputs_{number}, steps_{number}, "
@@ -120,8 +124,10 @@ def _offset(value: Value, entry: EntryTable) -> int:
 
 def _tensor(value: Value, entry: EntryTable) -> str:
     shape = ", ".join(map(str, value.shape)) or "0"
-    return (f"{{{_quoted(value.name)}, {DTYPE_CODES[value.dtype]}, {len(value.shape)}, "
-            f"{{{shape}}}, {_offset(value, entry)}u, {value.spec.size_bytes}u}}")
+    return (
+        f"{{{_quoted(value.name)}, {DTYPE_CODES[value.dtype]}, {len(value.shape)}, "
+        f"{{{shape}}}, {_offset(value, entry)}u, {value.spec.size_bytes}u}}"
+    )
 
 
 def _array(kind: str, name: str, rows: list[str]) -> list[str]:
@@ -131,7 +137,7 @@ def _array(kind: str, name: str, rows: list[str]) -> list[str]:
 def _quoted(text: str) -> str:
     """A C string literal; whatever isn't plain ASCII becomes an octal escape."""
     plain = "".join(
-        chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}"  # noqa: PLR2004
+        chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}"
         for byte in text.encode()
     )
     return f'"{plain}"'

@@ -13,8 +13,19 @@ from deepseek_edge.backends.tvm.operators import is_elementwise
 
 # Anchors whose schedule finishes each output vector in registers.
 FUSES_FOLLOWERS = {
-    "Conv", "ConvTranspose", "MatMul", "MaxPool", "AveragePool", "ReduceMean", "ReduceSum",
-    "ReduceMax", "ReduceMin", "Resize", "Upsample", "LayerNormalization", "Softmax",
+    "Conv",
+    "ConvTranspose",
+    "MatMul",
+    "MaxPool",
+    "AveragePool",
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceMax",
+    "ReduceMin",
+    "Resize",
+    "Upsample",
+    "LayerNormalization",
+    "Softmax",
 }
 MAX_FOLLOWERS = 24  # bounds kernel size and the search
 MAX_OPERANDS = 16
@@ -105,8 +116,10 @@ class _Search:
         } - members
         for node in sorted(readers, key=self.position.__getitem__):
             fits = is_elementwise(node) and node.output.shape == shape and node not in grouped
-            if fits and self._operands(inside, node) <= MAX_OPERANDS and not self._waits_for(
-                node, members
+            if (
+                fits
+                and self._operands(inside, node) <= MAX_OPERANDS
+                and not self._waits_for(node, members)
             ):
                 return node
         return None
@@ -118,7 +131,8 @@ class _Search:
         """True if an operand of ``node`` is computed, outside the group, from the group."""
         first = min(self.position[member] for member in members)
         pending = [
-            self.producers[value] for value in node.inputs
+            self.producers[value]
+            for value in node.inputs
             if value is not None and value in self.producers
         ]
         seen: set[Node] = set()
@@ -136,7 +150,8 @@ class _Search:
     def _leaks(self, inside: list[Node], members: set[Node]) -> list[Value]:
         """Values of the group that somebody outside reads."""
         return [
-            node.output for node in inside
+            node.output
+            for node in inside
             if node.output in self.outputs
             or any(reader not in members for reader in self.consumers.get(node.output, []))
         ]

@@ -33,13 +33,15 @@ class KernelTable:
 def llvm_target(target: Target) -> Any:
     """TVM's description of our target's CPU."""
     system = "linux-android" if target.os == "android" else "linux-gnu"
-    return tvm.target.Target({
-        "kind": "llvm",
-        "mtriple": f"{target.arch}-{system}",
-        "mcpu": target.mcpu,
-        "mattr": [f"+{feature}" for feature in target.features],
-        "opt-level": 3,
-    })
+    return tvm.target.Target(
+        {
+            "kind": "llvm",
+            "mtriple": f"{target.arch}-{system}",
+            "mcpu": target.mcpu,
+            "mattr": [f"+{feature}" for feature in target.features],
+            "opt-level": 3,
+        }
+    )
 
 
 def compile_kernels(table: KernelTable, target: Target, out: Path) -> None:

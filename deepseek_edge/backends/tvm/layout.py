@@ -20,8 +20,15 @@ TO_LAST: Perm = (0, 2, 3, 1)
 TO_FIRST: Perm = (0, 3, 1, 2)
 
 SPATIAL = {
-    "Conv", "ConvTranspose", "MaxPool", "AveragePool", "Resize", "Upsample",
-    "DepthToSpace", "SpaceToDepth", "LRN",
+    "Conv",
+    "ConvTranspose",
+    "MaxPool",
+    "AveragePool",
+    "Resize",
+    "Upsample",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "LRN",
 }
 
 
@@ -109,11 +116,15 @@ class _Pass:
         if rank not in (3, 4):
             raise UnsupportedError(
                 f"{node.op} (node {node.source!r}) has {rank - 2} spatial dimensions",
-                hint="1 and 2 spatial dimensions are supported")
+                hint="1 and 2 spatial dimensions are supported",
+            )
         last = TO_LAST if rank == 4 else (0, 2, 1)
         first = TO_FIRST if rank == 4 else (0, 2, 1)
         reads_first = (
-            node.op == "Conv" and rank == 4 and x.shape[1] <= 4 and x not in self.lazy
+            node.op == "Conv"
+            and rank == 4
+            and x.shape[1] <= 4
+            and x not in self.lazy
             and node.attrs.get("group", 1) == 1
         )
         # A convolution broadcasts single input elements, so it can read NCHW as it is.
@@ -134,7 +145,8 @@ class _Pass:
         """The permutation that most of the node's large inputs share, if any has one."""
         rank = len(node.output.shape)
         perms = [
-            self.lazy[v][1] for v in node.inputs
+            self.lazy[v][1]
+            for v in node.inputs
             if v in self.lazy and len(v.shape) == rank and v.elements > 1
         ]
         return max(set(perms), key=perms.count) if perms else None
@@ -164,12 +176,14 @@ class _Pass:
 
     def _moves_with_axes(self, node: Node) -> bool:
         """Operators that name axes, all of whose inputs share one remembered permutation."""
-        if not (node.op.startswith("Reduce") or node.op in ("Concat", "Slice", "Softmax", "Pad",
-                                                            "LogSoftmax")):
+        if not (
+            node.op.startswith("Reduce")
+            or node.op in ("Concat", "Slice", "Softmax", "Pad", "LogSoftmax")
+        ):
             return False
         data = node.inputs if node.op == "Concat" else node.inputs[:1]
         perms = {self.lazy[v][1] if v in self.lazy else None for v in data}
-        old_softmax = "oftmax" in node.op and node.attrs.get("opset", 13) < 13  # noqa: PLR2004
+        old_softmax = "oftmax" in node.op and node.attrs.get("opset", 13) < 13
         return None not in perms and len(perms) == 1 and not old_softmax
 
     def _axes(self, node: Node) -> None:
@@ -234,9 +248,7 @@ class _Pass:
         self.lazy[out] = (view, inverse(tuple(new_axes)))
 
 
-def _groups(
-    before: tuple[int, ...], after: tuple[int, ...]
-) -> list[tuple[list[int], list[int]]]:
+def _groups(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
     """Cut both shapes into the smallest runs of dimensions with equal products."""
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0

@@ -59,15 +59,19 @@ def _peak(lifetimes: Iterable[Lifetime]) -> int:
     lives = list(lifetimes)
     moments = {life.first for life in lives}
     return max(
-        (sum(_aligned(life.size_bytes) for life in lives if life.first <= moment <= life.last)
-         for moment in moments),
+        (
+            sum(_aligned(life.size_bytes) for life in lives if life.first <= moment <= life.last)
+            for moment in moments
+        ),
         default=0,
     )
 
 
 def lifetimes(
-    steps: Sequence[Sequence[Value]], written: Sequence[Sequence[Value]],
-    pinned: Iterable[Value], roots: Mapping[Value, Value],
+    steps: Sequence[Sequence[Value]],
+    written: Sequence[Sequence[Value]],
+    pinned: Iterable[Value],
+    roots: Mapping[Value, Value],
 ) -> dict[Value, Lifetime]:
     """When each root value is alive.
 

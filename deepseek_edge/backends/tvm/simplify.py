@@ -23,7 +23,8 @@ def simplify(graph: Graph) -> None:
 
 def own_outputs(graph: Graph) -> None:
     """Give every graph output memory of its own: a Copy where it is a view, an input, a constant
-    or one value under two names."""
+    or one value under two names.
+    """
     producers = graph.producers()
     taken: set[Value] = set()
     for place, value in enumerate(graph.outputs):
@@ -54,8 +55,10 @@ def batch_norm(graph: Graph, node: Node) -> list[Node] | None:
         return None
     x, rest = node.value(0), [node.value(i) for i in range(1, 5)]
     if any(value.data is None for value in rest):
-        raise UnsupportedError(f"BatchNormalization (node {node.source!r}) has weights that "
-                               "aren't constant", hint="export the model in eval mode")
+        raise UnsupportedError(
+            f"BatchNormalization (node {node.source!r}) has weights that aren't constant",
+            hint="export the model in eval mode",
+        )
     gamma, beta, mean, variance = (np.asarray(value.data, np.float64) for value in rest)
     scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
     shift = beta - mean * scale
@@ -151,8 +154,9 @@ def global_pools(graph: Graph, node: Node) -> list[Node] | None:
     if reduction is None:
         return None
     axes = tuple(range(2, len(node.output.shape)))
-    return [Node(reduction, [node.value(0)], [node.output],
-                 {"axes": axes, "keepdims": 1}, node.source)]
+    return [
+        Node(reduction, [node.value(0)], [node.output], {"axes": axes, "keepdims": 1}, node.source)
+    ]
 
 
 def reductions(graph: Graph, node: Node) -> list[Node] | None:
@@ -164,14 +168,19 @@ def reductions(graph: Graph, node: Node) -> list[Node] | None:
     given = node.optional(1)
     if given is not None and given.data is None:
         raise UnsupportedError(f"{node.op} (node {node.source!r}): its axes depend on data")
-    axes = given.data.tolist() if given is not None and given.data is not None else (
-        node.attrs.get("axes"))
+    axes = (
+        given.data.tolist()
+        if given is not None and given.data is not None
+        else (node.attrs.get("axes"))
+    )
     if not axes:
         if node.attrs.get("noop_with_empty_axes"):
             return [Node("Copy", [x], [node.output], {}, node.source)]
         axes = range(len(x.shape))
-    attrs = {"axes": tuple(sorted(a % len(x.shape) for a in axes)),
-             "keepdims": node.attrs.get("keepdims", 1)}
+    attrs = {
+        "axes": tuple(sorted(a % len(x.shape) for a in axes)),
+        "keepdims": node.attrs.get("keepdims", 1),
+    }
     before, core, after = _COMPOUND.get(node.op, ((), node.op, ()))
     chain = [*before, core, *after]
     nodes, value = [], x
@@ -274,16 +283,25 @@ def instance_norm(graph: Graph, node: Node) -> list[Node] | None:
     small = (*x.shape[:2], *(1 for _ in axes))
     column = (1, -1) + (1,) * len(axes)
     if scale.data is None or shift.data is None:
-        raise UnsupportedError(f"InstanceNormalization (node {node.source!r}) has weights that "
-                               "aren't constant")
+        raise UnsupportedError(
+            f"InstanceNormalization (node {node.source!r}) has weights that aren't constant"
+        )
 
     def new(name: str, shape: tuple[int, ...]) -> Value:
         return Value(f"{node.output.name}/{name}", x.dtype, shape)
 
     mean, centred, square, variance = (
-        new("mean", small), new("centred", x.shape), new("square", x.shape), new("var", small))
+        new("mean", small),
+        new("centred", x.shape),
+        new("square", x.shape),
+        new("var", small),
+    )
     shifted, deviation, normal, scaled = (
-        new("shifted", small), new("std", small), new("normal", x.shape), new("scaled", x.shape))
+        new("shifted", small),
+        new("std", small),
+        new("normal", x.shape),
+        new("scaled", x.shape),
+    )
     epsilon = constant(f"{node.source}/epsilon", np.float32(node.attrs.get("epsilon", 1e-5)))
     gamma = constant(f"{node.source}/gamma", scale.data.reshape(column))
     beta = constant(f"{node.source}/beta", shift.data.reshape(column))

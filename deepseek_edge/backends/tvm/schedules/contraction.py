@@ -18,7 +18,6 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     Expr,
     bind,
     build,
-    zeros,
     index,
     load,
     local,
@@ -28,6 +27,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     splat,
     store,
     when,
+    zeros,
 )
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering, ceil_div
 from deepseek_edge.target import Target
@@ -54,7 +54,7 @@ def choose_tile(target: Target, rows: int, columns: int) -> Tile:
     grows in columns instead, so that enough independent sums hide the multiplier's latency.
     """
     lanes = min(target.vector_bits // 32, 16)
-    while lanes > 4 and columns <= lanes // 2:  # noqa: PLR2004
+    while lanes > 4 and columns <= lanes // 2:
         lanes //= 2
     vectors = min(2, ceil_div(columns, lanes))
     most = 8 if target.arch == "aarch64" else (target.vector_registers - 4) // max(vectors, 1)
@@ -121,15 +121,20 @@ class Accumulators:
         self.buffer = local("float32", rows * block.width)
         for offset, lanes in block.vectors:
             start = (
-                zeros(lanes) if bias is None
-                else bind(load(bias, bias_base + index(offset), lanes))
+                zeros(lanes) if bias is None else bind(load(bias, bias_base + index(offset), lanes))
             )
             for row in range(rows):
                 store(self.buffer, row * block.width + offset, lanes, start)
 
     def multiply(
-        self, depth: int, weights: Buffer, weight_base: Expr, weight_stride: int,
-        source: Callable[[int, Expr], Expr], rows: Sequence[int], unroll: int,
+        self,
+        depth: int,
+        weights: Buffer,
+        weight_base: Expr,
+        weight_stride: int,
+        source: Callable[[int, Expr], Expr],
+        rows: Sequence[int],
+        unroll: int,
     ) -> None:
         """Add ``source(row, k) * weights[weight_base + k * weight_stride ...]`` over k."""
         factor = next(f for f in (unroll, 4, 2, 1) if f <= unroll and depth % f == 0)
@@ -158,12 +163,17 @@ class Accumulators:
                 valid = min(lanes, self.block.stored - offset)
                 for shift, width in pieces(valid, lanes):
                     at = row * self.block.width + offset + shift
-                    fusion.finish(load(self.buffer, at, width), row_of(row),
-                                  column + index(offset + shift), width)
+                    fusion.finish(
+                        load(self.buffer, at, width),
+                        row_of(row),
+                        column + index(offset + shift),
+                        width,
+                    )
 
 
 def for_blocks(
-    blocks: tuple[int, Columns, Columns | None], which: Expr,
+    blocks: tuple[int, Columns, Columns | None],
+    which: Expr,
     body: Callable[[Columns, Expr], None],
 ) -> None:
     """Emit ``body(block, number)`` for the block that ``which`` selects."""
@@ -218,7 +228,11 @@ def matmul(node: Node, fusion: Fusion, target: Target) -> Lowering:
 
 
 def packed_matmul(
-    node: Node, fusion: Fusion, target: Target, weights: "np.ndarray", rows: int,
+    node: Node,
+    fusion: Fusion,
+    target: Target,
+    weights: "np.ndarray",
+    rows: int,
     bias: Value | None = None,
 ) -> Lowering:
     depth, columns = weights.shape
@@ -229,14 +243,13 @@ def packed_matmul(
     packed = constant(f"{node.source}/packed", pack(weights, blocks))
     a = node.value(0)
     extra = [] if bias is None else [padded_bias(bias, blocks)]
-    blocks_outer = streams_weights(
-        depth * columns, rows * depth, len(parts), n_blocks, target)
+    blocks_outer = streams_weights(depth * columns, rows * depth, len(parts), n_blocks, target)
     unroll = 4 if target.arch == "aarch64" else 2
 
     def body(buffers: Sequence[Buffer], task: Expr) -> None:
         source, packed_buffer, *rest = buffers
         bias_buffer = rest[0] if bias is not None else None
-        fusion.attach(rest[len(extra):])
+        fusion.attach(rest[len(extra) :])
         inner = len(parts) if blocks_outer else n_blocks
         first, second = tirx.indexdiv(task, index(inner)), tirx.indexmod(task, index(inner))
         part, number = (second, first) if blocks_outer else (first, second)
@@ -246,16 +259,28 @@ def packed_matmul(
             origin = bind(start * index(depth))
             sums = Accumulators(size, block, bias_buffer, column)
             sums.multiply(
-                depth, packed_buffer, bind(column * index(depth)), block.width,
-                lambda row, k: source[origin + k + index(row * depth)], range(size), unroll)
+                depth,
+                packed_buffer,
+                bind(column * index(depth)),
+                block.width,
+                lambda row, k: source[origin + k + index(row * depth)],
+                range(size),
+                unroll,
+            )
             sums.finish(fusion, lambda row: start + index(row), column)
 
-        for_blocks(blocks, number, lambda block, which: for_parts(
-            parts, part, lambda size, start: emit(block, which, size, start)))
+        for_blocks(
+            blocks,
+            number,
+            lambda block, which: for_parts(
+                parts, part, lambda size, start: emit(block, which, size, start)
+            ),
+        )
 
     tensors = [a, packed, *extra, *fusion.tensors]
-    return Lowering(build(tensors, body), tuple(tensors), len(parts) * n_blocks,
-                    rows * depth * columns)
+    return Lowering(
+        build(tensors, body), tuple(tensors), len(parts) * n_blocks, rows * depth * columns
+    )
 
 
 def padded_bias(bias: Value, blocks: tuple[int, Columns, Columns | None]) -> Value:
@@ -263,12 +288,15 @@ def padded_bias(bias: Value, blocks: tuple[int, Columns, Columns | None]) -> Val
     assert bias.data is not None
     count, full, rest = blocks
     width = count * full.width + (rest.width if rest else 0)
-    return constant(f"{bias.name}/padded",
-                    np.pad(bias.data.reshape(-1), (0, width - bias.elements)))
+    return constant(
+        f"{bias.name}/padded", np.pad(bias.data.reshape(-1), (0, width - bias.elements))
+    )
 
 
 def _batched_matmul(
-    node: Node, fusion: Fusion, target: Target,
+    node: Node,
+    fusion: Fusion,
+    target: Target,
     shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
 ) -> Lowering:
     a_shape, b_shape, batch = shapes
@@ -286,8 +314,10 @@ def _batched_matmul(
         fusion.attach(rest)
         number = tirx.indexmod(task, index(n_blocks))
         outer = bind(tirx.indexdiv(task, index(n_blocks)))
-        part, item = tirx.indexmod(outer, index(len(parts))), bind(
-            tirx.indexdiv(outer, index(len(parts))))
+        part, item = (
+            tirx.indexmod(outer, index(len(parts))),
+            bind(tirx.indexdiv(outer, index(len(parts)))),
+        )
         a_base = bind(broadcast_row((*a_shape[:-2], 1), whole, item) * index(rows * depth))
         b_base = bind(broadcast_row((*b_shape[:-2], 1), whole, item) * index(depth * columns))
 
@@ -295,13 +325,29 @@ def _batched_matmul(
             column = bind(which * index(tile.columns))
             origin = bind(a_base + start * index(depth))
             sums = Accumulators(size, block, None, column)
-            sums.multiply(depth, b, b_base + column, columns,
-                          lambda row, k: a[origin + k + index(row * depth)], range(size), 2)
+            sums.multiply(
+                depth,
+                b,
+                b_base + column,
+                columns,
+                lambda row, k: a[origin + k + index(row * depth)],
+                range(size),
+                2,
+            )
             sums.finish(fusion, lambda row: item * index(rows) + start + index(row), column)
 
-        for_blocks(blocks, number, lambda block, which: for_parts(
-            parts, part, lambda size, start: emit(block, which, size, start)))
+        for_blocks(
+            blocks,
+            number,
+            lambda block, which: for_parts(
+                parts, part, lambda size, start: emit(block, which, size, start)
+            ),
+        )
 
     tensors = [node.value(0), node.value(1), *fusion.tensors]
-    return Lowering(build(tensors, body), tuple(tensors), batches * len(parts) * n_blocks,
-                    batches * rows * depth * columns)
+    return Lowering(
+        build(tensors, body),
+        tuple(tensors),
+        batches * len(parts) * n_blocks,
+        batches * rows * depth * columns,
+    )

@@ -46,7 +46,7 @@ def convolution(node: Node, fusion: Fusion, target: Target) -> Lowering:
     bias = node.optional(2)
     if weights is None or (bias is not None and bias.data is None):
         raise UnsupportedError(f"Conv (node {node.source!r}) has weights that aren't constant")
-    if weights.ndim == 3:  # noqa: PLR2004  one spatial dimension: a height of 1
+    if weights.ndim == 3:
         weights = weights[:, :, None, :]
     shape = Geometry.of(node, weights.shape[2:])
     groups = node.attrs.get("group", 1)
@@ -85,7 +85,8 @@ class _Direct:
         rows = shape.batch * shape.out_height
         packed, bias = self._pack()
         self.blocks_outer = streams_weights(
-            self.weights.size, self.node.value(0).elements, rows, n_blocks, self.target)
+            self.weights.size, self.node.value(0).elements, rows, n_blocks, self.target
+        )
         self.n_blocks, self.rows = n_blocks, rows
         extra = [] if bias is None else [bias]
         tensors = [self.node.value(0), packed, *extra, *self.fusion.tensors]
@@ -101,8 +102,12 @@ class _Direct:
         bias = None
         if self.bias is not None and self.bias.data is not None:
             per_group = self.bias.data.reshape(self.groups, self.columns)
-            bias = constant(f"{self.bias.name}/padded", np.concatenate([
-                padded_bias(constant("", row), self.blocks).data for row in per_group]))
+            bias = constant(
+                f"{self.bias.name}/padded",
+                np.concatenate(
+                    [padded_bias(constant("", row), self.blocks).data for row in per_group]
+                ),
+            )
         return constant(f"{self.node.source}/packed", packed), bias
 
     def _task(self, buffers: Sequence[Buffer], task: Expr, n_bias: int) -> None:
@@ -118,13 +123,15 @@ class _Direct:
         row, number = (second, first) if self.blocks_outer else (first, second)
         row = bind(row)
         padded = self.blocks[0] * self.tile.columns + (
-            self.blocks[2].width if self.blocks[2] else 0)
+            self.blocks[2].width if self.blocks[2] else 0
+        )
 
         def emit(block: Columns, which: Expr) -> None:
             column = bind(which * index(self.tile.columns))
             base = bind((group * index(padded) + column) * index(self.taps))
-            place = _Place(source, packed, bias, base, column, group, row,
-                           bind(group * index(padded) + column))
+            place = _Place(
+                source, packed, bias, base, column, group, row, bind(group * index(padded) + column)
+            )
             for span in spans(self.shape, self.parts):
                 with loop(span.count) as i:
                     start = index(span.start) + i * index(span.width)
@@ -146,7 +153,11 @@ class _Direct:
         sums.finish(self.fusion, lambda row: out_row + index(row), column)
 
     def _filter_row(
-        self, place: "_Place", block: Columns, span: Span, start: Expr,
+        self,
+        place: "_Place",
+        block: Columns,
+        span: Span,
+        start: Expr,
         at: "tuple[Accumulators, Expr, Expr, Expr]",
     ) -> None:
         shape, depth = self.shape, self.depth
@@ -159,19 +170,31 @@ class _Direct:
         if span.is_inside and shape.dilation_w == 1 and depth == step:
             # Neighbouring pixels lie end to end: filter columns and channels are one loop.
             sums.multiply(
-                shape.kernel_w * depth, place.packed, weights, block.width,
+                shape.kernel_w * depth,
+                place.packed,
+                weights,
+                block.width,
                 lambda row, k: place.source[first + k + index(row * shape.stride_w * step)],
-                range(span.width), unroll)
+                range(span.width),
+                unroll,
+            )
             return
         for s in range(shape.kernel_w):
             rows = [row for row in range(span.width) if span.hits(row, s, shape)]
             offset = s * shape.dilation_w * step
             sums.multiply(
-                depth, place.packed, weights + index(s * depth * block.width), block.width,
+                depth,
+                place.packed,
+                weights + index(s * depth * block.width),
+                block.width,
                 lambda row, k, offset=offset: place.source[
-                    first + k * index(shape.channel_stride)
-                    + index(row * shape.stride_w * step + offset)],
-                rows, depth if depth <= 4 else unroll)  # noqa: PLR2004
+                    first
+                    + k * index(shape.channel_stride)
+                    + index(row * shape.stride_w * step + offset)
+                ],
+                rows,
+                depth if depth <= 4 else unroll,
+            )
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ def elementwise(fusion: Fusion, target: Target) -> Lowering:
     columns = fusion.shape[-1]
     widest = max(
         np.dtype(value.dtype).itemsize
-        for node in fusion.step.followers for value in [*node.inputs, *node.outputs]
+        for node in fusion.step.followers
+        for value in [*node.inputs, *node.outputs]
         if value is not None
     )
     lanes = max(1, target.vector_bits // (8 * widest))
@@ -40,8 +41,13 @@ def elementwise(fusion: Fusion, target: Target) -> Lowering:
         start = bind(tirx.indexmod(task, index(chunks)) * index(CHUNK))
 
         def chunk(length: int) -> None:
-            for_columns(length, lanes, lambda at, width: fusion.finish(
-                None, row, (start + at) if chunks > 1 else at, width))
+            for_columns(
+                length,
+                lanes,
+                lambda at, width: fusion.finish(
+                    None, row, (start + at) if chunks > 1 else at, width
+                ),
+            )
 
         if columns % CHUNK == 0 or chunks == 1:
             chunk(min(columns, CHUNK))

@@ -39,14 +39,26 @@ class Geometry:
         first = bool(node.attrs.get("channels_first_input"))
         if first:
             shape = (shape[0], *shape[2:], shape[1])
-        flat = len(shape) == 3  # noqa: PLR2004
+        flat = len(shape) == 3
         if flat:
             shape, out = (shape[0], 1, *shape[1:]), (out[0], 1, *out[1:])
         strides = _pair(node.attrs.get("strides"), flat, 1)
         dilations = _pair(node.attrs.get("dilations"), flat, 1)
         pads = _padding(node, shape, out, kernel, strides, dilations, flat)
-        return cls(shape[0], shape[1], shape[2], shape[3], out[1], out[2], kernel[0], kernel[1],
-                   *strides, *dilations, *pads, first)
+        return cls(
+            shape[0],
+            shape[1],
+            shape[2],
+            shape[3],
+            out[1],
+            out[2],
+            kernel[0],
+            kernel[1],
+            *strides,
+            *dilations,
+            *pads,
+            first,
+        )
 
     @property
     def pixel_stride(self) -> int:
@@ -60,17 +72,18 @@ class Geometry:
 
     def is_dense(self) -> bool:
         """True if output pixel i reads exactly input pixel i of a 1x1 kernel."""
-        return (
-            (self.stride_h, self.stride_w, self.pad_top, self.pad_left) == (1, 1, 0, 0)
-            and (self.out_height, self.out_width) == (self.height, self.width)
-        )
+        return (self.stride_h, self.stride_w, self.pad_top, self.pad_left) == (1, 1, 0, 0) and (
+            self.out_height,
+            self.out_width,
+        ) == (self.height, self.width)
 
     def split_row(self, row: Expr) -> tuple[Expr, Expr]:
         """(batch item, output line) of a flat output row."""
         if self.batch == 1:
             return index(0), row
         return tirx.indexdiv(row, index(self.out_height)), tirx.indexmod(
-            row, index(self.out_height))
+            row, index(self.out_height)
+        )
 
     def line(self, batch: Expr, y: Expr) -> Expr:
         """Where input line ``y`` of a batch item starts."""
@@ -132,15 +145,21 @@ def _pair(values: Any, flat: bool, default: int) -> tuple[int, int]:
 
 
 def _padding(
-    node: Node, shape: tuple[int, ...], out: tuple[int, ...], kernel: tuple[int, int],
-    strides: tuple[int, int], dilations: tuple[int, int], flat: bool,
+    node: Node,
+    shape: tuple[int, ...],
+    out: tuple[int, ...],
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    flat: bool,
 ) -> tuple[int, int]:
     """(top, left): what lies at the far ends follows from the output's size."""
     auto = node.attrs.get("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         totals = [
-            max(0, (out[1 + i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1
-                - shape[1 + i])
+            max(
+                0, (out[1 + i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - shape[1 + i]
+            )
             for i in range(2)
         ]
         rounding = 1 if auto == "SAME_LOWER" else 0

@@ -29,26 +29,26 @@ def build(
     Args:
         tensors: one pointer each, in order; all 64-byte aligned and not aliasing.
     """
-    with IRBuilder() as builder:
-        with T.prim_func():
-            T.func_name("kernel")
-            # calling_conv 2 keeps the C signature: no packed arguments, no TVM at run time.
-            T.func_attr({"calling_conv": 2, "global_symbol": "kernel", "tirx.noalias": True})
-            types = [MEMORY_TYPE.get(value.dtype, value.dtype) for value in tensors]
-            pointers = [T.arg(f"t{i}", T.ptr(dtype)) for i, dtype in enumerate(types)]
-            begin, end = T.arg("begin", T.int32()), T.arg("end", T.int32())
-            buffers = [
-                T.decl_buffer((max(value.elements, 1),), dtype, data=pointer)
-                for value, dtype, pointer in zip(tensors, types, pointers, strict=True)
-            ]
-            with T.serial(tirx.Cast("int64", begin), tirx.Cast("int64", end)) as task:
-                body(buffers, task)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("kernel")
+        # calling_conv 2 keeps the C signature: no packed arguments, no TVM at run time.
+        T.func_attr({"calling_conv": 2, "global_symbol": "kernel", "tirx.noalias": True})
+        types = [MEMORY_TYPE.get(value.dtype, value.dtype) for value in tensors]
+        pointers = [T.arg(f"t{i}", T.ptr(dtype)) for i, dtype in enumerate(types)]
+        begin, end = T.arg("begin", T.int32()), T.arg("end", T.int32())
+        buffers = [
+            T.decl_buffer((max(value.elements, 1),), dtype, data=pointer)
+            for value, dtype, pointer in zip(tensors, types, pointers, strict=True)
+        ]
+        with T.serial(tirx.Cast("int64", begin), tirx.Cast("int64", end)) as task:
+            body(buffers, task)
     return builder.get()
 
 
 def index(value: int) -> Expr:
     """An int64 constant; all index arithmetic is 64 bits wide, so that no sign extension
-    stands between an address and its displacement."""
+    stands between an address and its displacement.
+    """
     return tirx.const(value, "int64")
 
 
@@ -163,8 +163,6 @@ def unravel(flat: Expr, shape: Sequence[int]) -> list[Expr]:
         coordinates.append(tirx.indexmod(flat, index(size)) if size > 1 else index(0))
         flat = tirx.indexdiv(flat, index(size)) if size > 1 else flat
     return [flat if shape and shape[0] > 1 else index(0), *reversed(coordinates)][: len(shape)]
-
-
 
 
 def zeros(lanes: int) -> Expr:

@@ -32,7 +32,7 @@ def _lanes(value: Value, target: Target) -> int:
 
 
 def _strides(shape: Sequence[int]) -> list[int]:
-    return [int(np.prod(shape[axis + 1:])) for axis in range(len(shape))]
+    return [int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
 
 
 def _flat(coordinates: Sequence[Expr], strides: Sequence[int]) -> Expr:
@@ -45,8 +45,11 @@ def _flat(coordinates: Sequence[Expr], strides: Sequence[int]) -> Expr:
 def _copy(
     source: Buffer, source_base: Expr, out: Buffer, out_base: Expr, length: int, lanes: int
 ) -> None:
-    for_columns(length, lanes, lambda at, width: store(
-        out, out_base + at, width, load(source, source_base + at, width)))
+    for_columns(
+        length,
+        lanes,
+        lambda at, width: store(out, out_base + at, width, load(source, source_base + at, width)),
+    )
 
 
 def _finish(
@@ -69,8 +72,12 @@ def transpose(node: Node, target: Target) -> Lowering:
             _copy(source, base, target_buffer, row * index(columns), columns, lanes)
             return
         with loop(columns) as column:
-            store(target_buffer, row * index(columns) + column, 1,
-                  load(source, base + column * index(step), 1))
+            store(
+                target_buffer,
+                row * index(columns) + column,
+                1,
+                load(source, base + column * index(step), 1),
+            )
 
     return _finish([x, out], out.elements // columns, body)
 
@@ -105,8 +112,14 @@ def concat(node: Node, target: Target) -> Lowering:
         *sources, target_buffer = buffers
         start = 0
         for source, run in zip(sources, runs, strict=True):
-            _copy(source, item * index(run), target_buffer,
-                  bind(item * index(sum(runs)) + index(start)), run, lanes)
+            _copy(
+                source,
+                item * index(run),
+                target_buffer,
+                bind(item * index(sum(runs)) + index(start)),
+                run,
+                lanes,
+            )
             start += run
 
     return _finish([*values, out], outer, body)
@@ -117,8 +130,9 @@ def slice_(node: Node, target: Target) -> Lowering:
     x, out = node.value(0), node.output
     rank = len(x.shape)
     starts, steps = [0] * rank, [1] * rank
-    for axis, start, step in zip(node.attrs["axes"], node.attrs["starts"], node.attrs["steps"],
-                                 strict=True):
+    for axis, start, step in zip(
+        node.attrs["axes"], node.attrs["starts"], node.attrs["steps"], strict=True
+    ):
         starts[axis], steps[axis] = start, step
     strides = _strides(x.shape)
     origin = sum(s * stride for s, stride in zip(starts, strides, strict=True))
@@ -133,8 +147,12 @@ def slice_(node: Node, target: Target) -> Lowering:
             _copy(source, base, target_buffer, row * index(columns), columns, lanes)
             return
         with loop(columns) as column:
-            store(target_buffer, row * index(columns) + column, 1,
-                  load(source, base + column * index(walk[-1]), 1))
+            store(
+                target_buffer,
+                row * index(columns) + column,
+                1,
+                load(source, base + column * index(walk[-1]), 1),
+            )
 
     return _finish([x, out], out.elements // columns, body)
 
@@ -143,8 +161,9 @@ def pad(node: Node, target: Target) -> Lowering:
     """Every output coordinate looks its input coordinate up; -1 stands for the fill value."""
     x, out, amounts = node.value(0), node.output, node.optional(1)
     if amounts is None or amounts.data is None or node.optional(3) is not None:
-        raise UnsupportedError(f"Pad (node {node.source!r}): amounts must be constant, for all "
-                               "axes")
+        raise UnsupportedError(
+            f"Pad (node {node.source!r}): amounts must be constant, for all axes"
+        )
     fill_value = node.optional(2)
     if fill_value is not None and fill_value.data is None:
         raise UnsupportedError(f"Pad (node {node.source!r}): its fill value depends on data")
@@ -152,8 +171,10 @@ def pad(node: Node, target: Target) -> Lowering:
     mode = node.attrs.get("mode", "constant")
     rank = len(x.shape)
     begin = [int(v) for v in amounts.data[:rank]]
-    sources = [_sources(size, whole, start, mode)
-               for size, whole, start in zip(x.shape, out.shape, begin, strict=True)]
+    sources = [
+        _sources(size, whole, start, mode)
+        for size, whole, start in zip(x.shape, out.shape, begin, strict=True)
+    ]
     table = constant(f"{node.source}/sources", np.concatenate(sources))
     offsets = np.cumsum([0, *out.shape])
     strides, columns = _strides(x.shape), out.shape[-1]
@@ -162,8 +183,10 @@ def pad(node: Node, target: Target) -> Lowering:
 
     def body(buffers: Sequence[Buffer], row: Expr) -> None:
         source, places, target_buffer = buffers
-        lead = [bind(load(places, coordinate + index(int(offset)), 1)) for coordinate, offset in
-                zip(unravel(row, out.shape[:-1]), offsets, strict=False)]
+        lead = [
+            bind(load(places, coordinate + index(int(offset)), 1))
+            for coordinate, offset in zip(unravel(row, out.shape[:-1]), offsets, strict=False)
+        ]
         base = bind(_flat(lead, strides[:-1]))
         inside: Expr = tirx.const(True, "bool")
         for place in lead:
@@ -200,7 +223,7 @@ def gather(node: Node, target: Target) -> Lowering:
     x, where, out = node.value(0), node.value(1), node.output
     axis = node.attrs.get("axis", 0) % len(x.shape)
     size = x.shape[axis]
-    run = int(np.prod(x.shape[axis + 1:]))
+    run = int(np.prod(x.shape[axis + 1 :]))
     outer = int(np.prod(x.shape[:axis]))
     count = where.elements
     lanes = _lanes(x, target)

@@ -45,9 +45,13 @@ def _start(op: str, dtype: str, lanes: int) -> Expr:
         return literal(1, dtype, lanes)
     kind = np.dtype(dtype)
     limits = np.finfo(kind) if kind.kind == "f" else np.iinfo(kind)
-    return literal((limits.min if op == "ReduceMax" else limits.max).item()
-                   if kind.kind == "f" else
-                   int(limits.min if op == "ReduceMax" else limits.max), dtype, lanes)
+    return literal(
+        (limits.min if op == "ReduceMax" else limits.max).item()
+        if kind.kind == "f"
+        else int(limits.min if op == "ReduceMax" else limits.max),
+        dtype,
+        lanes,
+    )
 
 
 def reduce(node: Node, fusion: Fusion, target: Target) -> Lowering:
@@ -56,9 +60,9 @@ def reduce(node: Node, fusion: Fusion, target: Target) -> Lowering:
         raise UnsupportedError(f"operator {node.op} (node {node.source!r}) is not supported")
     shape, axes = node.value(0).shape, node.attrs["axes"]
     first, last = axes[0], axes[-1]
-    count = int(np.prod(shape[first:last + 1]))
+    count = int(np.prod(shape[first : last + 1]))
     outer = int(np.prod(shape[:first]))
-    inner = shape[last + 1:]
+    inner = shape[last + 1 :]
     if int(np.prod(inner)) > 1:
         return _reduce_columns(node, fusion, target, (outer, count, inner))
     return _reduce_rows(node, fusion, target, outer, count)
@@ -92,8 +96,9 @@ def _reduce_columns(
                 store(sums, v * lanes, lanes, _start(node.op, dtype, lanes))
             with loop(count) as r:
                 for v in range(vectors):
-                    value = load(source, base + r * index(lead * columns) + column
-                                 + index(v * lanes), lanes)
+                    value = load(
+                        source, base + r * index(lead * columns) + column + index(v * lanes), lanes
+                    )
                     store(sums, v * lanes, lanes, combine(load(sums, v * lanes, lanes), value))
             for v in range(vectors):
                 total = load(sums, v * lanes, lanes)
@@ -106,18 +111,21 @@ def _reduce_columns(
 
         def rest_of_row() -> None:
             start = columns - columns % width
-            for_columns(columns % width, lanes,
-                        lambda at, lanes: some(index(start) + at, 1, lanes))
+            for_columns(columns % width, lanes, lambda at, lanes: some(index(start) + at, 1, lanes))
 
         _choose(columns, width, blocks, block, (whole, rest_of_row))
 
     tensors = [node.value(0), *fusion.tensors]
-    return Lowering(build(tensors, body), tuple(tensors), outer * lead * blocks,
-                    outer * count * lead * columns)
+    return Lowering(
+        build(tensors, body), tuple(tensors), outer * lead * blocks, outer * count * lead * columns
+    )
 
 
 def _choose(
-    columns: int, width: int, blocks: int, block: Expr,
+    columns: int,
+    width: int,
+    blocks: int,
+    block: Expr,
     bodies: tuple[Callable[[], None], Callable[[], None]],
 ) -> None:
     """Emit the first body for full blocks and the second for the last, partial one."""
@@ -135,9 +143,7 @@ def _choose(
             rest()
 
 
-def _reduce_rows(
-    node: Node, fusion: Fusion, target: Target, rows: int, count: int
-) -> Lowering:
+def _reduce_rows(node: Node, fusion: Fusion, target: Target, rows: int, count: int) -> Lowering:
     """The reduced elements lie side by side: vectors along them, then one sum of the lanes."""
     dtype = node.value(0).dtype
     lanes = target.vector_bits // (8 * np.dtype(dtype).itemsize)
@@ -147,8 +153,13 @@ def _reduce_rows(
         fusion.attach(rest)
         base = bind(row * index(count))
         total = fold_row(
-            count, lanes, dtype, _COMBINE[node.op], _start(node.op, dtype, 1),
-            lambda at, width: load(source, base + at, width))
+            count,
+            lanes,
+            dtype,
+            _COMBINE[node.op],
+            _start(node.op, dtype, 1),
+            lambda at, width: load(source, base + at, width),
+        )
         if node.op == "ReduceMean":
             total = total * fconst(1.0 / count, 1)
         fusion.finish_flat(bind(total), row)
@@ -158,7 +169,11 @@ def _reduce_rows(
 
 
 def fold_row(
-    count: int, lanes: int, dtype: str, combine: Combine, start: Expr,
+    count: int,
+    lanes: int,
+    dtype: str,
+    combine: Combine,
+    start: Expr,
     value: Callable[[Expr, int], Expr],
 ) -> Expr:
     """Combine ``value(at, width)`` over [0, count) to one scalar."""
@@ -181,7 +196,7 @@ def fold_row(
 def softmax(node: Node, fusion: Fusion, target: Target) -> Lowering:
     """Softmax and LogSoftmax over the last axis (before opset 13: all axes from ``axis`` on)."""
     shape = node.value(0).shape
-    old = node.attrs.get("opset", 13) < 13  # noqa: PLR2004
+    old = node.attrs.get("opset", 13) < 13
     axis = node.attrs.get("axis", 1 if old else -1) % len(shape)
     count = int(np.prod(shape[axis:])) if old else shape[-1]
     rows = node.output.elements // count
@@ -193,25 +208,41 @@ def softmax(node: Node, fusion: Fusion, target: Target) -> Lowering:
         fusion.attach(rest)
         out = rest[-1]
         base = bind(row * index(count))
-        peak = bind(fold_row(count, lanes, "float32", tirx.max,
-                             fconst(float(np.finfo(np.float32).min), 1),
-                             lambda at, width: load(source, base + at, width)))
+        peak = bind(
+            fold_row(
+                count,
+                lanes,
+                "float32",
+                tirx.max,
+                fconst(float(np.finfo(np.float32).min), 1),
+                lambda at, width: load(source, base + at, width),
+            )
+        )
 
         def powers(at: Expr, width: int) -> Expr:
             power = bind(exp(load(source, base + at, width) - splat(peak, width), width))
             store(out, base + at, width, power)
             return power
 
-        total = bind(fold_row(count, lanes, "float32", lambda a, b: a + b, fconst(0.0, 1),
-                              powers))
+        total = bind(fold_row(count, lanes, "float32", lambda a, b: a + b, fconst(0.0, 1), powers))
         if node.op == "LogSoftmax":
             shift = bind(peak + log(total, 1))
-            for_columns(count, lanes, lambda at, width: fusion.finish(
-                load(source, base + at, width) - splat(shift, width), row, at, width))
+            for_columns(
+                count,
+                lanes,
+                lambda at, width: fusion.finish(
+                    load(source, base + at, width) - splat(shift, width), row, at, width
+                ),
+            )
             return
         share = bind(fconst(1.0, 1) / total)
-        for_columns(count, lanes, lambda at, width: fusion.finish(
-            load(out, base + at, width) * splat(share, width), row, at, width))
+        for_columns(
+            count,
+            lanes,
+            lambda at, width: fusion.finish(
+                load(out, base + at, width) * splat(share, width), row, at, width
+            ),
+        )
 
     tensors = [node.value(0), *fusion.tensors]
     return Lowering(build(tensors, body), tuple(tensors), rows, rows * count * 12)

@@ -31,27 +31,43 @@ from deepseek_edge.target import Target
 def resize(node: Node, fusion: Fusion, target: Target) -> Lowering:
     """Resize and Upsample along height and width: tables of sources and weights per axis."""
     x, out = node.value(0), node.output
-    if len(x.shape) != 4 or node.attrs.get("axes") not in (None, [2, 3]):  # noqa: PLR2004
+    if len(x.shape) != 4 or node.attrs.get("axes") not in (None, [2, 3]):
         raise UnsupportedError(f"{node.op} (node {node.source!r}): only height and width")
     (rows, row_weights), (columns, column_weights) = (
-        resize_taps(node, axis, x.shape[axis], out.shape[axis]) for axis in (1, 2))
+        resize_taps(node, axis, x.shape[axis], out.shape[axis]) for axis in (1, 2)
+    )
     taps_y, taps_x = rows.shape[1], columns.shape[1]
-    tables = [constant(f"{node.source}/{name}", table.reshape(-1)) for name, table in (
-        ("rows", rows), ("row_weights", row_weights),
-        ("columns", columns), ("column_weights", column_weights))]
+    tables = [
+        constant(f"{node.source}/{name}", table.reshape(-1))
+        for name, table in (
+            ("rows", rows),
+            ("row_weights", row_weights),
+            ("columns", columns),
+            ("column_weights", column_weights),
+        )
+    ]
     height, width, channels = x.shape[1:]
     lanes = target.vector_bits // 32
 
     def body(buffers: Sequence[Buffer], row: Expr) -> None:
         source, ys, y_weights, xs, x_weights, *rest = buffers
         fusion.attach(rest)
-        item, y = tirx.indexdiv(row, index(out.shape[1])), bind(
-            tirx.indexmod(row, index(out.shape[1])))
-        lines = [bind((item * index(height) + load(ys, y * index(taps_y) + index(t), 1))
-                      * index(width * channels)) for t in range(taps_y)]
+        item, y = (
+            tirx.indexdiv(row, index(out.shape[1])),
+            bind(tirx.indexmod(row, index(out.shape[1]))),
+        )
+        lines = [
+            bind(
+                (item * index(height) + load(ys, y * index(taps_y) + index(t), 1))
+                * index(width * channels)
+            )
+            for t in range(taps_y)
+        ]
         with loop(out.shape[2]) as pixel:
-            places = [bind(load(xs, pixel * index(taps_x) + index(t), 1) * index(channels))
-                      for t in range(taps_x)]
+            places = [
+                bind(load(xs, pixel * index(taps_x) + index(t), 1) * index(channels))
+                for t in range(taps_x)
+            ]
 
             def write(column: Expr, lanes: int) -> None:
                 total = None
@@ -68,20 +84,22 @@ def resize(node: Node, fusion: Fusion, target: Target) -> Lowering:
             for_columns(channels, lanes, write)
 
     tensors = [x, *tables, *fusion.tensors]
-    return Lowering(build(tensors, body), tuple(tensors), out.shape[0] * out.shape[1],
-                    out.elements * taps_y * taps_x)
+    return Lowering(
+        build(tensors, body),
+        tuple(tensors),
+        out.shape[0] * out.shape[1],
+        out.elements * taps_y * taps_x,
+    )
 
 
-def resize_taps(
-    node: Node, axis: int, size: int, whole: int
-) -> "tuple[np.ndarray, np.ndarray]":
+def resize_taps(node: Node, axis: int, size: int, whole: int) -> "tuple[np.ndarray, np.ndarray]":
     """Sources (whole, taps) int64 and weights (whole, taps) float32 along one axis.
 
     Coordinate transformations and modes as ONNX Resize-19 defines them.
     """
     mode = node.attrs.get("mode", "nearest")
     transform = node.attrs.get("coordinate_transformation_mode", "half_pixel")
-    if node.op == "Upsample" or (node.op == "Resize" and node.attrs.get("opset", 19) < 11):  # noqa: PLR2004
+    if node.op == "Upsample" or (node.op == "Resize" and node.attrs.get("opset", 19) < 11):
         transform = "asymmetric"
     scale = _scale(node, axis, size, whole)
     x = _coordinates(transform, np.arange(whole), scale, size, whole)
@@ -106,10 +124,10 @@ def resize_taps(
 
 def _scale(node: Node, axis: int, size: int, whole: int) -> float:
     """The scale as given, else what the sizes say; axis counts in NHWC."""
-    given = node.optional(1 if node.op == "Upsample" or len(node.inputs) == 2 else 2)  # noqa: PLR2004
-    if given is not None and given.data is not None and given.elements == 4:  # noqa: PLR2004
+    given = node.optional(1 if node.op == "Upsample" or len(node.inputs) == 2 else 2)
+    if given is not None and given.data is not None and given.elements == 4:
         return float(given.data[axis + 1])
-    if given is not None and given.data is not None and given.elements == 2:  # noqa: PLR2004
+    if given is not None and given.data is not None and given.elements == 2:
         return float(given.data[axis - 1])
     return whole / size
 
@@ -163,7 +181,7 @@ def conv_transpose(node: Node, fusion: Fusion, target: Target) -> Lowering:
     bias = node.optional(2)
     if weights is None or (bias is not None and bias.data is None):
         raise UnsupportedError(f"ConvTranspose (node {node.source!r}): weights aren't constant")
-    if node.attrs.get("group", 1) != 1 or weights.ndim != 4:  # noqa: PLR2004
+    if node.attrs.get("group", 1) != 1 or weights.ndim != 4:
         raise UnsupportedError(f"ConvTranspose (node {node.source!r}): groups or 1-d kernels")
     if node.attrs.get("auto_pad", "NOTSET") != "NOTSET" or node.attrs.get("output_shape"):
         raise UnsupportedError(f"ConvTranspose (node {node.source!r}): give pads explicitly")
@@ -180,15 +198,19 @@ def conv_transpose(node: Node, fusion: Fusion, target: Target) -> Lowering:
         """Input coordinate of a tap, and whether there is one."""
         distance = bind(at - index(shift))
         place = bind(tirx.indexdiv(tirx.max(distance, index(0)), index(step)))
-        hits = tirx.And(distance >= index(0), tirx.And(
-            tirx.EQ(place * index(step), distance), place < index(size)))
+        hits = tirx.And(
+            distance >= index(0),
+            tirx.And(tirx.EQ(place * index(step), distance), place < index(size)),
+        )
         return place, hits
 
     def body(buffers: Sequence[Buffer], row: Expr) -> None:
         source, taps, *rest = buffers
-        fusion.attach(rest[len(extra):])
-        item, y = tirx.indexdiv(row, index(out.shape[1])), bind(
-            tirx.indexmod(row, index(out.shape[1])))
+        fusion.attach(rest[len(extra) :])
+        item, y = (
+            tirx.indexdiv(row, index(out.shape[1])),
+            bind(tirx.indexmod(row, index(out.shape[1]))),
+        )
         with loop(out.shape[2]) as pixel:
 
             def write(column: Expr, lanes: int) -> None:
@@ -199,18 +221,23 @@ def conv_transpose(node: Node, fusion: Fusion, target: Target) -> Lowering:
                     with when(has_line):
                         for s in range(kernel_w):
                             place, has_pixel = reaches(
-                                pixel, s * dilation[1] - left, stride[1], width)
+                                pixel, s * dilation[1] - left, stride[1], width
+                            )
                             with when(has_pixel):
-                                base = bind(((item * index(height) + line) * index(width)
-                                             + place) * index(depth))
+                                base = bind(
+                                    ((item * index(height) + line) * index(width) + place)
+                                    * index(depth)
+                                )
                                 first = (r * kernel_w + s) * depth * columns
                                 with loop(depth) as k:
-                                    weight = load(taps, index(first) + k * index(columns)
-                                                  + column, lanes)
+                                    weight = load(
+                                        taps, index(first) + k * index(columns) + column, lanes
+                                    )
                                     value = load_splat(source, base + k, lanes)
                                     store(total, 0, lanes, load(total, 0, lanes) + value * weight)
-                fusion.finish(load(total, 0, lanes), row * index(out.shape[2]) + pixel, column,
-                              lanes)
+                fusion.finish(
+                    load(total, 0, lanes), row * index(out.shape[2]) + pixel, column, lanes
+                )
 
             for_columns(columns, lanes, write)
 
@@ -240,12 +267,12 @@ def local_response_norm(node: Node, target: Target) -> Lowering:
                 value = bind(load(source, base + other, 1))
                 store(total, 0, 1, load(total, 0, 1) + value * value)
             norm = fconst(node.attrs.get("bias", 1.0), 1) + fconst(alpha / size, 1) * load(
-                total, 0, 1)
+                total, 0, 1
+            )
             power = exp(fconst(-beta, 1) * log(norm, 1), 1)
             store(target_buffer, base + channel, 1, load(source, base + channel, 1) * power)
 
     tensors = [x, out]
-    return Lowering(build(tensors, body), tuple(tensors), x.elements // channels,
-                    x.elements * (size + 20))
-
-
+    return Lowering(
+        build(tensors, body), tuple(tensors), x.elements // channels, x.elements * (size + 20)
+    )

@@ -62,13 +62,27 @@ def pooling(node: Node, fusion: Fusion, target: Target) -> Lowering:
 def _shares(node: Node, shape: Geometry) -> "np.ndarray":
     """1 / (number of inputs averaged), for each output pixel."""
     pads = node.attrs.get("pads") or [0, 0, 0, 0]
-    ends = (pads[-2], pads[-1]) if len(pads) == 4 else (0, pads[-1])  # noqa: PLR2004
+    ends = (pads[-2], pads[-1]) if len(pads) == 4 else (0, pads[-1])
     counts = []
     axes = [
-        (shape.out_height, shape.stride_h, shape.pad_top, shape.kernel_h, shape.dilation_h,
-         shape.height, ends[0]),
-        (shape.out_width, shape.stride_w, shape.pad_left, shape.kernel_w, shape.dilation_w,
-         shape.width, ends[1]),
+        (
+            shape.out_height,
+            shape.stride_h,
+            shape.pad_top,
+            shape.kernel_h,
+            shape.dilation_h,
+            shape.height,
+            ends[0],
+        ),
+        (
+            shape.out_width,
+            shape.stride_w,
+            shape.pad_left,
+            shape.kernel_w,
+            shape.dilation_w,
+            shape.width,
+            ends[1],
+        ),
     ]
     for out, stride, pad, kernel, dilation, size, end in axes:
         low, high = (-pad, size + end) if node.attrs.get("count_include_pad") else (0, size)
@@ -96,20 +110,26 @@ class _Window:
     def _task(self, buffers: Sequence[Buffer], row: Expr) -> None:
         source, *rest = buffers
         extra = rest[: len(self.extra)]
-        self.fusion.attach(rest[len(self.extra):])
-        tile = 7 if self.target.vector_registers >= 32 else TILE  # noqa: PLR2004
+        self.fusion.attach(rest[len(self.extra) :])
+        tile = 7 if self.target.vector_registers >= 32 else TILE
         lanes = self.target.vector_bits // 32
         for span in spans(self.shape, split_evenly(self.shape.out_width, tile)):
             with loop(span.count) as i:
                 start = bind(index(span.start) + i * index(span.width))
                 for_columns(
-                    self.shape.channels, lanes,
+                    self.shape.channels,
+                    lanes,
                     lambda column, width, span=span, start=start: self._tile(
-                        (source, extra), span, (row, start, column), width))
+                        (source, extra), span, (row, start, column), width
+                    ),
+                )
 
     def _tile(
-        self, buffers: tuple[Buffer, list[Buffer]], span: Span,
-        at: tuple[Expr, Expr, Expr], lanes: int,
+        self,
+        buffers: tuple[Buffer, list[Buffer]],
+        span: Span,
+        at: tuple[Expr, Expr, Expr],
+        lanes: int,
     ) -> None:
         shape = self.shape
         source, extra = buffers
@@ -120,13 +140,16 @@ class _Window:
             store(sums, pixel * lanes, lanes, first)
         batch, out_y = shape.split_row(row)
         with loop(shape.kernel_h) as r:
-            y = bind(out_y * index(shape.stride_h) + r * index(shape.dilation_h)
-                     - index(shape.pad_top))
+            y = bind(
+                out_y * index(shape.stride_h) + r * index(shape.dilation_h) - index(shape.pad_top)
+            )
             with when(shape.row_exists(y)):
                 base = bind(
-                    shape.line(batch, y) + column
+                    shape.line(batch, y)
+                    + column
                     + (start * index(shape.stride_w) - index(shape.pad_left))
-                    * index(shape.channels))
+                    * index(shape.channels)
+                )
                 self._filter_row(source, extra, (base, r, column), span, sums, lanes)
         for pixel in range(span.width):
             value = load(sums, pixel * lanes, lanes)
@@ -144,8 +167,13 @@ class _Window:
         return zeros(lanes)
 
     def _filter_row(
-        self, source: Buffer, extra: list[Buffer], at: tuple[Expr, Expr, Expr], span: Span,
-        sums: Buffer, lanes: int,
+        self,
+        source: Buffer,
+        extra: list[Buffer],
+        at: tuple[Expr, Expr, Expr],
+        span: Span,
+        sums: Buffer,
+        lanes: int,
     ) -> None:
         shape = self.shape
         base, r, column = at
