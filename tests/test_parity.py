@@ -1,10 +1,12 @@
 import math
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from deepseek_edge.errors import ModelError, ParityError
@@ -22,7 +24,7 @@ from deepseek_edge.tensors import TensorSpec
 from tests.tiny_model import IN, parameters, tiny_onnx
 
 
-def floats(*values: float) -> dict[str, np.ndarray]:
+def floats(*values: float) -> dict[str, NDArray[Any]]:
     return {"y": np.array(values, dtype=np.float32)}
 
 
@@ -83,7 +85,7 @@ def test_integers_must_be_equal() -> None:
         check_graph([index], [{"i": np.array([3, 5], dtype=np.int64)}])
 
 
-def quantized(*, ones: int, twos: int = 0, threes: int = 0) -> dict[str, np.ndarray]:
+def quantized(*, ones: int, twos: int = 0, threes: int = 0) -> dict[str, NDArray[Any]]:
     values = np.zeros(2000, dtype=np.int8)
     values[:ones] = 1
     values[ones : ones + twos] = -2

@@ -41,8 +41,8 @@ static const dse_ref refs[] = {
     {0, DSE_ARENA}, {0, DSE_CONSTANT}, {BIAS, DSE_CONSTANT}, {Y, DSE_ARENA}};
 static const dse_step_info infos[] = {{"/fc/Gemm", "Gemm+Relu"}};
 #define TENSORS(n) \\
-  static const dse_tensor_row x##n[] = {{"x", DSE_FLOAT32, 2, {n, IN}, 0, n * IN * 4}}; \\
-  static const dse_tensor_row y##n[] = {{"y", DSE_FLOAT32, 2, {n, OUT}, Y, n * OUT * 4}}; \\
+  static const dse_tensor_row x##n[] = {{INPUT, DSE_FLOAT32, 2, {n, IN}, 0, n * IN * 4}}; \\
+  static const dse_tensor_row y##n[] = {{OUTPUT, DSE_FLOAT32, 2, {n, OUT}, Y, n * OUT * 4}}; \\
   static const dse_step_row steps##n[] = {{layer, 0, 4, n * OUT, 64}};
 #define ENTRY(n) {"batch" #n, x##n, y##n, steps##n, infos, refs, 1, 1, 1},
 BATCHES(TENSORS)
@@ -102,7 +102,10 @@ class TinyBackend:
         weights, bias = parameters()
         (work_dir / "constants.bin").write_bytes(weights.tobytes() + bias.tobytes())
         applied = " ".join(f"M({batch})" for batch in batches)
-        (work_dir / "program.c").write_text(f"#define BATCHES(M) {applied}\n{_PROGRAM}")
+        names = (model.graph.input[0].name, model.graph.output[0].name)
+        named = f'#define INPUT "{names[0]}"\n#define OUTPUT "{names[1]}"\n'
+        program = f"{named}#define BATCHES(M) {applied}\n{_PROGRAM}"
+        (work_dir / "program.c").write_text(program)
         sizes = f"enum {{ IN = {IN}, OUT = {OUT} }};\n#define ERROR {self.error!r}f\n"
         (work_dir / "kernels.c").write_text(sizes + _KERNEL)
         flags = ["-target", zig_triple(target), "-mcpu=baseline", "-O2", "-fPIC"]
@@ -110,17 +113,17 @@ class TinyBackend:
         zig(["cc", *flags, "-c", "kernels.c", "-o", "kernels.o"], cwd=work_dir)
         progress("kernels", 1, 1)
         library = link_program(work_dir, target)
-        return describe(library, batches)
+        return describe(library, batches, names)
 
 
-def describe(library: Path, batches: tuple[int, ...] = (1,)) -> Program:
+def describe(library: Path, batches: tuple[int, ...], names: tuple[str, str]) -> Program:
     """What a back end says of the library."""
     return Program(
         id="cpu-float32",
         backend="tvm",
         precision="float32",
         library=library,
-        entries=tuple(entry(batch) for batch in batches),
+        entries=tuple(entry(batch, *names) for batch in batches),
         features=(),
         size_bytes=library.stat().st_size,
         code_bytes=64,
@@ -130,10 +133,10 @@ def describe(library: Path, batches: tuple[int, ...] = (1,)) -> Program:
     )
 
 
-def entry(batch: int) -> Entry:
+def entry(batch: int, x: str, y: str) -> Entry:
     return Entry(
         name=f"batch{batch}",
-        inputs=(TensorSpec("x", "float32", (batch, IN)),),
-        outputs=(TensorSpec("y", "float32", (batch, OUT)),),
+        inputs=(TensorSpec(x, "float32", (batch, IN)),),
+        outputs=(TensorSpec(y, "float32", (batch, OUT)),),
         steps=(LAYER,),
     )

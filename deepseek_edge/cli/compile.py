@@ -134,9 +134,10 @@ def parse_batches(text: str) -> tuple[int, ...]:
 
 def describe(result: "CompileResult") -> Iterator[str]:
     """Say in lines what came out of a compile."""
-    for report, profile in zip(result.reports, result.profiles, strict=True):
-        yield f"{report.target}: {report.bundle} ({bytes_text(report.size_bytes)})"
-        yield from (f"  {line}" for line in _details(report, profile))
+    for chapter in result.chapters:
+        if report := chapter.compiled:
+            yield f"{report.target}: {report.bundle} ({bytes_text(report.size_bytes)})"
+            yield from (f"  {line}" for line in _details(report, chapter.profile))
     if result.html is not None:
         yield f"report: {result.html}"
 

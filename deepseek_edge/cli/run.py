@@ -37,13 +37,12 @@ def run_command(
     place = parse_device(device)
     with narration() as narrator:
         from deepseek_edge.bundle import open_bundle
-        from deepseek_edge.pipeline.running import check_inputs, choose_entry, open_program_of
+        from deepseek_edge.pipeline.running import choose_entry, open_program_of
 
         with open_bundle(bundle) as opened, open_program_of(opened, place) as program:
             warn_unsigned(opened, narrator.say)
             inputs = read_inputs(input, opened)
             entry = choose_entry(program.record.entries, inputs)
-            check_inputs(program.record.entries[entry], inputs)
             outputs = program.run(inputs, entry, threads)
         write_outputs(output, outputs)
     tensors = [
@@ -102,9 +101,10 @@ def read_inputs(path: Path, bundle: "Bundle") -> "dict[str, NDArray[Any]]":
     if path.suffix != ".npz":
         return _read_image(path, bundle)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves the file of a damaged archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, TypeError) as error:
         raise InputError(
             f"{path} is not an .npz file of plain arrays: {error}",
             hint="write it with numpy.savez(path, NAME=array)",

@@ -1,12 +1,12 @@
 """A model in, checked bundles out: the whole of ``compile`` on one page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from deepseek_edge.artifacts import Program
+from deepseek_edge.artifacts import Accuracy, Program
 from deepseek_edge.export import fix_shapes, load_model
 from deepseek_edge.parity import Reference
 from deepseek_edge.pipeline.checking import (
@@ -31,15 +31,19 @@ CompileProgram = Callable[..., Program]
 
 @dataclass(frozen=True)
 class CompileResult:
-    """Bundles that were written, in the order of the targets.
+    """Bundles that were written: a chapter each, in the order of the targets.
 
     Attributes:
-        profiles: of the programs that were measured for the page, else None.
+        html: the page about them, if one was asked for.
     """
 
-    reports: tuple[CompileReport, ...]
-    profiles: tuple[ProfileReport | None, ...]
+    chapters: tuple[Chapter, ...]
     html: Path | None
+
+    @property
+    def reports(self) -> tuple[CompileReport, ...]:
+        """What was found, of each target."""
+        return tuple(chapter.compiled for chapter in self.chapters if chapter.compiled is not None)
 
 
 def _silent(*_: object) -> None:
@@ -75,12 +79,10 @@ def compile_model(
     dataset = prepare_evaluation(request, model)
     source = describe_source(request.model, model)
     reference = Reference(model)
-    reports: list[CompileReport] = []
-    profiles: list[ProfileReport | None] = []
-    chapters: list[Chapter] = []
+    chapters = []
     for one in planned:
-        clock = Stopwatch()
         with work_directory(request.dump, one.target.id) as work_dir:
+            clock = Stopwatch()
             narrate(f"{one.target.id}: compiling")
             with clock.stage("codegen"):
                 program = (compile_program or tvm_backend())(
@@ -91,27 +93,36 @@ def compile_model(
             with clock.stage("evaluation"):
                 accuracy, notes = judge(request, dataset, program, one, reference, narrate=narrate)
             pack(request, one, source, checked, dataset)
+            report = describe_result(one, checked, accuracy, notes, clock.seconds())
             profile = profile_for_page(request, one, checked, narrate)
-        report = CompileReport(
-            bundle=one.output,
-            target=one.target.id,
-            size_bytes=one.output.stat().st_size,
-            time_s=clock.seconds(),
-            programs=(checked.report,),
-            accuracy=accuracy,
-            notes=notes,
-        )
-        reports.append(report)
-        profiles.append(profile)
         chapters.append(Chapter(one.target, program.entries[0].steps, report, profile))
     if request.html is not None:
         write_page(request.html, f"{source.name}: compile report", chapters)
-    return CompileResult(tuple(reports), tuple(profiles), request.html)
+    return CompileResult(tuple(chapters), request.html)
 
 
 def read_model(model: str | onnx.ModelProto) -> onnx.ModelProto:
     """The graph that a reference names, or the graph itself."""
     return model if isinstance(model, onnx.ModelProto) else load_model(model)
+
+
+def describe_result(
+    one: PlannedTarget,
+    checked: CheckedProgram,
+    accuracy: Accuracy | None,
+    notes: tuple[str, ...],
+    time_s: Mapping[str, float],
+) -> CompileReport:
+    """What was found about a bundle that has been written."""
+    return CompileReport(
+        bundle=one.output,
+        target=one.target.id,
+        size_bytes=one.output.stat().st_size,
+        time_s=time_s,
+        programs=(checked.report,),
+        accuracy=accuracy,
+        notes=notes,
+    )
 
 
 def profile_for_page(

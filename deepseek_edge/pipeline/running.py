@@ -11,7 +11,7 @@ import numpy as np
 from deepseek_edge.artifacts import Entry
 from deepseek_edge.bundle import Bundle
 from deepseek_edge.device import qemu
-from deepseek_edge.errors import BundleError, InputError, ParityError, UnsupportedError
+from deepseek_edge.errors import BundleError, ParityError, UnsupportedError
 from deepseek_edge.manifest import ProgramRecord
 from deepseek_edge.parity import Array, Tensors
 from deepseek_edge.pipeline.placement import Place, emulation_timeout_s
@@ -103,27 +103,6 @@ def choose_entry(entries: Sequence[Entry], inputs: Tensors) -> int:
         if {spec.name: spec.shape for spec in entry.inputs} == shapes:
             return index
     return 0
-
-
-def check_inputs(entry: Entry, inputs: Tensors) -> None:
-    """Check names, dtypes and shapes before anything runs, on the host or elsewhere.
-
-    Raises:
-        InputError: the first thing that is wrong.
-    """
-    names = [spec.name for spec in entry.inputs]
-    if set(names) != set(inputs):
-        raise InputError(
-            f"the inputs given are {', '.join(sorted(inputs)) or 'none'}",
-            hint=f"the program takes {', '.join(names)}",
-        )
-    for spec in entry.inputs:
-        given = inputs[spec.name]
-        if (str(given.dtype), given.shape) != (spec.dtype, spec.shape):
-            raise InputError(
-                f"input {spec.name!r} is {given.dtype}{list(given.shape)}",
-                hint=f"it must be {spec.dtype}{list(spec.shape)}",
-            )
 
 
 def golden_arrays(bundle: Bundle, program_id: str) -> tuple[Tensors, Tensors, Mapping[str, float]]:

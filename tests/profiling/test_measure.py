@@ -1,10 +1,13 @@
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from deepseek_edge.profiling import measure as measuring
 from deepseek_edge.profiling.measure import latency, measure
+from deepseek_edge.runtime.engine import Engine
 from deepseek_edge.target import load_target
 from tests.tiny_model import IN, TinyBackend, tiny_onnx
 
@@ -53,13 +56,13 @@ class DriftingEngine:
     def __init__(self) -> None:
         self.windows = 0
 
-    def time(self, repetitions: int) -> np.ndarray:
+    def time(self, repetitions: int) -> NDArray[Any]:
         self.windows += 1
         return np.full(repetitions, 1000 * 2**self.windows, dtype=np.int64)
 
 
 def test_times_that_drift_end_the_warm_up_as_unstable() -> None:
     engine = DriftingEngine()
-    stable, _ = measuring.warm_up(engine, limit_s=0.0)
+    stable, _ = measuring.warm_up(cast(Engine, engine), limit_s=0.0)
     assert not stable
     assert engine.windows > 1
