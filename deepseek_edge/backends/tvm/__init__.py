@@ -15,9 +15,9 @@ from deepseek_edge.target import Target
 if TYPE_CHECKING:
     import onnx
 
-    from deepseek_edge.backends.tvm.emit import EntryTable
+    from deepseek_edge.backends.tvm.emit import EntryTable, StepRow
     from deepseek_edge.backends.tvm.fuse import FusedStep
-    from deepseek_edge.backends.tvm.graph import Graph
+    from deepseek_edge.backends.tvm.graph import Graph, Value
     from deepseek_edge.backends.tvm.kernels import KernelTable
 
 Progress = Callable[[str, int, int], None]
@@ -35,7 +35,9 @@ def compile_program(
 
     Args:
         model: checked; every input's first dimension is the batch.
+        target: what to compile for.
         batches: one entry each, which share weights; (1,) keeps the model's own shapes.
+        work_dir: an existing folder for the library and everything it is made of.
         progress: told (stage, steps done, steps in all).
 
     Raises:
@@ -47,28 +49,24 @@ def compile_program(
     from deepseek_edge.backends.tvm.link import link_program
 
     kernels, constants = KernelTable(), Constants()
-    tables: list[EntryTable] = []
-    entries: list[Entry] = []
-    for batch in batches:
-        table, entry = _compile_entry(model, target, batch, kernels, progress)
-        tables.append(table)
-        entries.append(entry)
+    compiled = [_compile_entry(model, target, batch, kernels, progress) for batch in batches]
+    tables = [table for table, _ in compiled]
     write_program(tables, constants, target.features, work_dir)
     progress("compile kernels", 0, len(kernels.functions))
     compile_kernels(kernels, target, work_dir / "kernels.o")
     progress("link", 0, 1)
     library = link_program(work_dir, target)
-    size = library.stat().st_size
+    size, weights = library.stat().st_size, constants.size_bytes
     return Program(
         id="cpu-float32",
         backend="tvm",
         precision="float32",
         library=library,
-        entries=tuple(entries),
+        entries=tuple(entry for _, entry in compiled),
         features=target.features,
         size_bytes=size,
-        code_bytes=size - constants.size_bytes,
-        weights_bytes=constants.size_bytes,
+        code_bytes=size - weights,
+        weights_bytes=weights,
         arena_bytes=max(table.arena.size_bytes for table in tables),
         layers=_layers(model),
     )
@@ -82,13 +80,11 @@ def _compile_entry(
     progress: Progress,
 ) -> "tuple[EntryTable, Entry]":
     """One batch size: its kernels go into the shared table."""
-    from deepseek_edge.backends.tvm.emit import EntryTable, StepRow
+    from deepseek_edge.backends.tvm.emit import EntryTable
     from deepseek_edge.backends.tvm.fuse import fuse
     from deepseek_edge.backends.tvm.importer import import_onnx
     from deepseek_edge.backends.tvm.layout import channels_last
     from deepseek_edge.backends.tvm.memory import lifetimes, plan
-    from deepseek_edge.backends.tvm.schedules import lower
-    from deepseek_edge.backends.tvm.schedules.lowering import grain
     from deepseek_edge.backends.tvm.simplify import own_outputs, simplify
 
     graph = import_onnx(with_batch(model, batch))
@@ -96,24 +92,9 @@ def _compile_entry(
     channels_last(graph)
     own_outputs(graph)
     fused = fuse(graph)
-    rows: list[StepRow] = []
-    steps: list[Step] = []
-    for number, step in enumerate(fused):
-        progress(f"schedule {batch_name(batch)}", number, len(fused))
-        lowering = lower(step, target)
-        name = kernels.add(lowering.function)
-        row = StepRow(
-            name,
-            lowering.tensors,
-            lowering.tasks,
-            grain(lowering, target),
-            _step_name(step),
-            "+".join(node.op for node in step.nodes),
-        )
-        rows.append(row)
-        outputs = sum(value.spec.size_bytes for value in step.outputs)
-        moved = sum(value.spec.size_bytes for value in set(lowering.tensors))
-        steps.append(Step(row.name, row.op, lowering.macs, moved - outputs, outputs, row.tasks))
+    rows, steps = _lower(
+        fused, target, kernels, lambda n: progress(f"schedule {batch_name(batch)}", n, len(fused))
+    )
     roots = _views(graph)
     live = lifetimes(
         [[value for value in row.tensors if value.data is None] for row in rows],
@@ -131,6 +112,38 @@ def _compile_entry(
         tuple(steps),
     )
     return table, entry
+
+
+def _lower(
+    fused: "list[FusedStep]",
+    target: Target,
+    kernels: "KernelTable",
+    progress: Callable[[int], None],
+) -> "tuple[list[StepRow], list[Step]]":
+    """The step table's rows, and what the manifest says of each."""
+    from deepseek_edge.backends.tvm.emit import StepRow
+    from deepseek_edge.backends.tvm.schedules import lower
+    from deepseek_edge.backends.tvm.schedules.lowering import grain
+
+    rows: list[StepRow] = []
+    steps: list[Step] = []
+    for number, step in enumerate(fused):
+        progress(number)
+        lowering = lower(step, target)
+        name = kernels.add(lowering.function)
+        row = StepRow(
+            name,
+            lowering.tensors,
+            lowering.tasks,
+            grain(lowering, target),
+            _step_name(step),
+            "+".join(node.op for node in step.nodes),
+        )
+        rows.append(row)
+        outputs = sum(value.spec.size_bytes for value in step.outputs)
+        moved = sum(value.spec.size_bytes for value in set(lowering.tensors))
+        steps.append(Step(row.name, row.op, lowering.macs, moved - outputs, outputs, row.tasks))
+    return rows, steps
 
 
 def batch_name(batch: int) -> str:
@@ -160,9 +173,9 @@ def _step_name(step: "FusedStep") -> str:
     return node.source or node.output.name
 
 
-def _views(graph: "Graph") -> "dict":
+def _views(graph: "Graph") -> "dict[Value, Value]":
     """Every reshaped value -> the value whose memory it shares."""
-    roots: dict = {}
+    roots: dict[Value, Value] = {}
     for node in graph.nodes:
         if node.op == "Reshape":
             source = node.value(0)

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from deepseek_edge.backends.tvm.graph import Value
+from deepseek_edge.backends.tvm.graph import Array, Value
 from deepseek_edge.backends.tvm.memory import ALIGNMENT, Arena
 from deepseek_edge.digest import digest_bytes
 from deepseek_edge.tensors import DTYPE_CODES
@@ -22,7 +21,7 @@ class Constants:
     size_bytes: int = 0
     _offsets: dict[str, int] = field(default_factory=dict)
 
-    def add(self, data: "np.ndarray[Any, Any]") -> int:
+    def add(self, data: Array) -> int:
         """The byte offset of ``data``."""
         raw = np.ascontiguousarray(data).tobytes()
         key = digest_bytes(raw)

@@ -6,11 +6,13 @@ Passes build new nodes and point their outputs at the old values, so names survi
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from deepseek_edge.tensors import TensorSpec
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
 @dataclass(eq=False)
@@ -27,7 +29,7 @@ class Value:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    data: "np.ndarray[Any, Any] | None" = None
+    data: Array | None = None
 
     @property
     def spec(self) -> TensorSpec:
@@ -120,6 +122,6 @@ class Graph:
         self.nodes = kept[::-1]
 
 
-def constant(name: str, data: "np.ndarray[Any, Any]") -> Value:
+def constant(name: str, data: Array) -> Value:
     """A constant value; ``data`` is made contiguous."""
     return Value(name, str(data.dtype), tuple(data.shape), np.ascontiguousarray(data))

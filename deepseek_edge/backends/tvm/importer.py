@@ -145,7 +145,11 @@ class _Walk:
             self.values[key] = constant(key, array)
 
     def _keep(self, proto: onnx.NodeProto, name: str, inputs: list[Value | None]) -> None:
-        types = {v: t for v, t in zip(proto.input, map(_proto_of, inputs), strict=True) if v}
+        types = {
+            key: _proto_of(value)
+            for key, value in zip(proto.input, inputs, strict=True)
+            if value is not None
+        }
         data = {
             key: numpy_helper.from_array(value.data)
             for key, value in zip(proto.input, inputs, strict=True)
@@ -181,9 +185,7 @@ class _Walk:
         return self.values[key]
 
 
-def _proto_of(value: Value | None) -> onnx.TypeProto | None:
-    if value is None:
-        return None
+def _proto_of(value: Value) -> onnx.TypeProto:
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
     return helper.make_tensor_type_proto(kind, value.shape)
 

@@ -160,9 +160,12 @@ class _Pass:
             if value is None:
                 inputs.append(None)
                 continue
-            if len(value.shape) < rank:
-                value = self._raise_rank(self.exact(value), rank, node)
-            inputs.append(self.ordered(value, inverse(perm)))
+            whole = (
+                value
+                if len(value.shape) == rank
+                else self._raise_rank(self.exact(value), rank, node)
+            )
+            inputs.append(self.ordered(whole, inverse(perm)))
         node.inputs, node.outputs = inputs, [self.remember(node.output, perm, "base")]
         self.nodes.append(node)
 

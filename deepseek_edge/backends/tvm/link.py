@@ -4,7 +4,7 @@ from pathlib import Path
 
 from deepseek_edge.digest import digest_file
 from deepseek_edge.target import Target
-from deepseek_edge.toolchain import runtime_sources, static_triple, zig, zig_triple
+from deepseek_edge.toolchain import android_libraries, platform_flags, runtime_sources, zig
 
 # Size matters in the runtime, which is small; the kernels come compiled.
 _C_FLAGS = (
@@ -52,7 +52,7 @@ def link_program(work_dir: Path, target: Target) -> Path:
     zig(
         [
             "cc",
-            *_platform_flags(target),
+            *platform_flags(target),
             *_C_FLAGS,
             # zig caches by what is included, and doesn't see what .incbin reads.
             f"-DDSE_CONSTANTS_SHA256={digest_file(work_dir / 'constants.bin')}",
@@ -74,22 +74,3 @@ def link_program(work_dir: Path, target: Target) -> Path:
 def runtime_files() -> tuple[Path, ...]:
     """The C files of the runtime, the same for every target."""
     return tuple(sorted(runtime_sources().glob("dse_*.c")))
-
-
-def _platform_flags(target: Target) -> list[str]:
-    # The C code runs before the CPU is checked: it keeps to what every core of the kind has.
-    if target.os == "android":
-        # For the android triple clang 22 calls atomics out of line, whatever -mno-outline-atomics
-        # says, and only the NDK has them. With no headers and no libraries, musl's is the same.
-        return ["-target", static_triple(target.arch), "-mcpu=baseline", "-DDSE_ANDROID"]
-    return ["-target", zig_triple(target), "-mcpu=baseline"]
-
-
-def _android_libraries(work_dir: Path, target: Target) -> list[str]:
-    names = ("libc", "libm")
-    for name in names:
-        source = runtime_sources() / "android" / f"{name}_stub.c"
-        arguments = [*_platform_flags(target), "-fno-builtin", "-w", "-O1", "-shared", "-nostdlib"]
-        output = ["-o", f"{name}_stub.so", str(source), f"-Wl,-soname,{name}.so"]
-        zig(["cc", *arguments, *output], cwd=work_dir)
-    return ["-nostdlib", *(f"./{name}_stub.so" for name in names)]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deepseek_edge.backends.tvm.graph import Graph, Node, Value, constant
+from deepseek_edge.backends.tvm.graph import Array, Graph, Node, Value, constant
 from deepseek_edge.errors import UnsupportedError
 
 Rule = Callable[[Graph, Node], "list[Node] | None"]
@@ -22,8 +22,9 @@ def simplify(graph: Graph) -> None:
 
 
 def own_outputs(graph: Graph) -> None:
-    """Give every graph output memory of its own: a Copy where it is a view, an input, a constant
-    or one value under two names.
+    """Give every graph output memory of its own.
+
+    It is a Copy where it is a view, an input, a constant or one value under two names.
     """
     producers = graph.producers()
     taken: set[Value] = set()
@@ -86,7 +87,7 @@ def _can_scale(graph: Graph, node: Node) -> bool:
     return constants and len(graph.consumers()[node.output]) == 1
 
 
-def _scale_convolution(node: Node, scale: "np.ndarray", shift: "np.ndarray") -> None:
+def _scale_convolution(node: Node, scale: Array, shift: Array) -> None:
     weights = np.asarray(node.value(1).data, np.float64)
     bias = node.optional(2)
     old = np.asarray(bias.data, np.float64) if bias is not None else np.zeros(len(scale))
@@ -239,38 +240,42 @@ def slices(graph: Graph, node: Node) -> list[Node] | None:
     firsts = []
     for start, step, axis in zip(starts, steps, axes, strict=True):
         size = x.shape[axis]
-        start = start + size if start < 0 else start
-        firsts.append(min(max(start, 0), size if step > 0 else size - 1))
+        first = start + size if start < 0 else start
+        firsts.append(min(max(first, 0), size if step > 0 else size - 1))
     attrs = {"axes": tuple(axes), "starts": tuple(firsts), "steps": tuple(steps)}
     return [Node("Slice", [x], [node.output], attrs, node.source)]
 
 
 def fold_padding(graph: Graph, node: Node) -> list[Node] | None:
     """Pad with zeros before a convolution becomes the convolution's own padding."""
-    if node.op != "Conv":
+    if node.op != "Conv" or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return None
     pad = graph.producers().get(node.value(0))
-    if pad is None or pad.op != "Pad" or pad.attrs.get("mode", "constant") != "constant":
-        return None
-    amounts = pad.optional(1)
-    fill = pad.optional(2)
-    if amounts is None or amounts.data is None or pad.optional(3) is not None:
-        return None
-    if fill is not None and (fill.data is None or np.any(fill.data)):
-        return None
     spatial = len(node.output.shape) - 2
-    begin = [int(v) for v in amounts.data[: spatial + 2]]
-    end = [int(v) for v in amounts.data[spatial + 2 :]]
-    if any(begin[:2] + end[:2]) or min(begin + end) < 0:
-        return None
-    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    extra = None if pad is None else _spatial_zeros(pad, spatial)
+    if pad is None or extra is None:
         return None
     old = node.attrs.get("pads", [0] * 2 * spatial)
-    extra = begin[2:] + end[2:]
     node.attrs["pads"] = [a + b for a, b in zip(old, extra, strict=True)]
     node.attrs["auto_pad"] = "NOTSET"
     node.inputs[0] = pad.value(0)
     return [node]
+
+
+def _spatial_zeros(pad: Node, spatial: int) -> list[int] | None:
+    """How many zeros the node adds around an image, as a convolution says it; None if not so."""
+    if pad.op != "Pad" or pad.attrs.get("mode", "constant") != "constant":
+        return None
+    amounts, fill = pad.optional(1), pad.optional(2)
+    if amounts is None or amounts.data is None or pad.optional(3) is not None:
+        return None
+    if fill is not None and (fill.data is None or np.any(fill.data)):
+        return None
+    begin = [int(v) for v in amounts.data[: spatial + 2]]
+    end = [int(v) for v in amounts.data[spatial + 2 :]]
+    if any(begin[:2] + end[:2]) or min(begin + end) < 0:
+        return None
+    return begin[2:] + end[2:]
 
 
 def instance_norm(graph: Graph, node: Node) -> list[Node] | None:

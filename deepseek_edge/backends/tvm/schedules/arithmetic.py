@@ -5,12 +5,11 @@ once for each lane. Every function takes and returns float32 vectors of ``lanes`
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from tvm import tirx
 
-from deepseek_edge.backends.tvm.graph import Node
+from deepseek_edge.backends.tvm.graph import Array, Node
 from deepseek_edge.backends.tvm.schedules.kernel import Expr, element_type, literal, splat
 from deepseek_edge.errors import UnsupportedError
 
@@ -310,7 +309,7 @@ _RULES: dict[str, Rule] = {
 }
 
 
-def constant_vector(array: "np.ndarray[Any, Any]", lanes: int) -> Expr:
+def constant_vector(array: Array, lanes: int) -> Expr:
     """A one-element constant as an immediate."""
     item = array.reshape(-1)[0].item()
     dtype = str(array.dtype)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 
-from deepseek_edge.backends.tvm.graph import Node, Value, constant
+from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion, broadcast_row
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
@@ -101,7 +101,7 @@ def column_blocks(columns: int, tile: Tile, *, padded: bool) -> tuple[int, Colum
     return count, full, Columns(tuple(cut), rest)
 
 
-def pack(weights: "np.ndarray", blocks: tuple[int, Columns, Columns | None]) -> "np.ndarray":
+def pack(weights: Array, blocks: tuple[int, Columns, Columns | None]) -> Array:
     """Weights (depth, columns) -> one run of (depth, width) for each block, flat."""
     count, full, rest = blocks
     depth = weights.shape[0]
@@ -132,6 +132,7 @@ class Accumulators:
         weights: Buffer,
         weight_base: Expr,
         weight_stride: int,
+        *,
         source: Callable[[int, Expr], Expr],
         rows: Sequence[int],
         unroll: int,
@@ -222,40 +223,71 @@ def matmul(node: Node, fusion: Fusion, target: Target) -> Lowering:
     depth, columns = b_shape[-2:]
     if b.data is not None and all(size == 1 for size in b_shape[:-2]):
         weights = b.data.reshape(depth, columns)
-        return packed_matmul(node, fusion, target, weights, a.elements // depth)
+        return packed_matmul(node, fusion, target, weights, rows=a.elements // depth)
     batch = tuple(np.broadcast_shapes(a_shape[:-2], b_shape[:-2]))
     return _batched_matmul(node, fusion, target, (a_shape, b_shape, batch))
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A matrix cut into parts of rows and blocks of columns."""
+
+    tile: Tile
+    blocks: tuple[int, Columns, Columns | None]
+    parts: list[int]
+
+    @classmethod
+    def of(cls, target: Target, rows: int, columns: int, *, padded: bool) -> "Tiling":
+        """The tiling for ``target``; ``padded`` as in ``column_blocks``."""
+        tile = choose_tile(target, rows, columns)
+        return cls(tile, column_blocks(columns, tile, padded=padded), split_evenly(rows, tile.rows))
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of columns, the remaining one included."""
+        return self.blocks[0] + (self.blocks[2] is not None)
+
+    def select(
+        self, number: Expr, part: Expr, emit: Callable[[Columns, Expr, int, Expr], None]
+    ) -> None:
+        """Emit ``emit(block, its number, rows, first row)`` for a block number and a part."""
+        for_blocks(
+            self.blocks,
+            number,
+            lambda block, which: for_parts(
+                self.parts, part, lambda size, start: emit(block, which, size, start)
+            ),
+        )
 
 
 def packed_matmul(
     node: Node,
     fusion: Fusion,
     target: Target,
-    weights: "np.ndarray",
+    weights: Array,
+    *,
     rows: int,
     bias: Value | None = None,
 ) -> Lowering:
+    """(rows, k) x constant weights (k, n): a task is one part of rows by one block of columns."""
     depth, columns = weights.shape
-    tile = choose_tile(target, rows, columns)
-    blocks = column_blocks(columns, tile, padded=True)
-    parts = split_evenly(rows, tile.rows)
-    n_blocks = blocks[0] + (blocks[2] is not None)
-    packed = constant(f"{node.source}/packed", pack(weights, blocks))
-    a = node.value(0)
-    extra = [] if bias is None else [padded_bias(bias, blocks)]
-    blocks_outer = streams_weights(depth * columns, rows * depth, len(parts), n_blocks, target)
+    tiling = Tiling.of(target, rows, columns, padded=True)
+    packed = constant(f"{node.source}/packed", pack(weights, tiling.blocks))
+    extra = [] if bias is None else [padded_bias(bias, tiling.blocks)]
+    n_parts, n_blocks = len(tiling.parts), tiling.n_blocks
+    blocks_outer = streams_weights(depth * columns, rows * depth, n_parts, n_blocks, target)
     unroll = 4 if target.arch == "aarch64" else 2
 
     def body(buffers: Sequence[Buffer], task: Expr) -> None:
         source, packed_buffer, *rest = buffers
         bias_buffer = rest[0] if bias is not None else None
         fusion.attach(rest[len(extra) :])
-        inner = len(parts) if blocks_outer else n_blocks
+        inner = n_parts if blocks_outer else n_blocks
         first, second = tirx.indexdiv(task, index(inner)), tirx.indexmod(task, index(inner))
         part, number = (second, first) if blocks_outer else (first, second)
 
         def emit(block: Columns, which: Expr, size: int, start: Expr) -> None:
-            column = bind(which * index(tile.columns))
+            column = bind(which * index(tiling.tile.columns))
             origin = bind(start * index(depth))
             sums = Accumulators(size, block, bias_buffer, column)
             sums.multiply(
@@ -263,24 +295,17 @@ def packed_matmul(
                 packed_buffer,
                 bind(column * index(depth)),
                 block.width,
-                lambda row, k: source[origin + k + index(row * depth)],
-                range(size),
-                unroll,
+                source=lambda row, k: source[origin + k + index(row * depth)],
+                rows=range(size),
+                unroll=unroll,
             )
             sums.finish(fusion, lambda row: start + index(row), column)
 
-        for_blocks(
-            blocks,
-            number,
-            lambda block, which: for_parts(
-                parts, part, lambda size, start: emit(block, which, size, start)
-            ),
-        )
+        tiling.select(number, part, emit)
 
-    tensors = [a, packed, *extra, *fusion.tensors]
-    return Lowering(
-        build(tensors, body), tuple(tensors), len(parts) * n_blocks, rows * depth * columns
-    )
+    tensors = [node.value(0), packed, *extra, *fusion.tensors]
+    macs = rows * depth * columns
+    return Lowering(build(tensors, body), tuple(tensors), n_parts * n_blocks, macs)
 
 
 def padded_bias(bias: Value, blocks: tuple[int, Columns, Columns | None]) -> Value:
@@ -302,11 +327,8 @@ def _batched_matmul(
     a_shape, b_shape, batch = shapes
     rows, depth = a_shape[-2:]
     columns = b_shape[-1]
-    tile = choose_tile(target, rows, columns)
-    blocks = column_blocks(columns, tile, padded=False)
-    parts = split_evenly(rows, tile.rows)
-    n_blocks = blocks[0] + (blocks[2] is not None)
-    batches = int(np.prod(batch))
+    tiling = Tiling.of(target, rows, columns, padded=False)
+    n_parts, n_blocks, batches = len(tiling.parts), tiling.n_blocks, int(np.prod(batch))
     whole = (*batch, 1)
 
     def body(buffers: Sequence[Buffer], task: Expr) -> None:
@@ -314,15 +336,13 @@ def _batched_matmul(
         fusion.attach(rest)
         number = tirx.indexmod(task, index(n_blocks))
         outer = bind(tirx.indexdiv(task, index(n_blocks)))
-        part, item = (
-            tirx.indexmod(outer, index(len(parts))),
-            bind(tirx.indexdiv(outer, index(len(parts)))),
-        )
+        part = tirx.indexmod(outer, index(n_parts))
+        item = bind(tirx.indexdiv(outer, index(n_parts)))
         a_base = bind(broadcast_row((*a_shape[:-2], 1), whole, item) * index(rows * depth))
         b_base = bind(broadcast_row((*b_shape[:-2], 1), whole, item) * index(depth * columns))
 
         def emit(block: Columns, which: Expr, size: int, start: Expr) -> None:
-            column = bind(which * index(tile.columns))
+            column = bind(which * index(tiling.tile.columns))
             origin = bind(a_base + start * index(depth))
             sums = Accumulators(size, block, None, column)
             sums.multiply(
@@ -330,24 +350,14 @@ def _batched_matmul(
                 b,
                 b_base + column,
                 columns,
-                lambda row, k: a[origin + k + index(row * depth)],
-                range(size),
-                2,
+                source=lambda row, k: a[origin + k + index(row * depth)],
+                rows=range(size),
+                unroll=2,
             )
             sums.finish(fusion, lambda row: item * index(rows) + start + index(row), column)
 
-        for_blocks(
-            blocks,
-            number,
-            lambda block, which: for_parts(
-                parts, part, lambda size, start: emit(block, which, size, start)
-            ),
-        )
+        tiling.select(number, part, emit)
 
     tensors = [node.value(0), node.value(1), *fusion.tensors]
-    return Lowering(
-        build(tensors, body),
-        tuple(tensors),
-        batches * len(parts) * n_blocks,
-        batches * rows * depth * columns,
-    )
+    macs = batches * rows * depth * columns
+    return Lowering(build(tensors, body), tuple(tensors), batches * n_parts * n_blocks, macs)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 
-from deepseek_edge.backends.tvm.graph import Node, Value, constant
+from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
 from deepseek_edge.backends.tvm.schedules import contraction, window
 from deepseek_edge.backends.tvm.schedules.contraction import (
     Accumulators,
@@ -56,7 +56,7 @@ def convolution(node: Node, fusion: Fusion, target: Target) -> Lowering:
     if pointwise and groups == 1 and not shape.channels_first:
         matrix = weights[:, :, 0, 0].T
         rows = shape.batch * shape.out_height * shape.out_width
-        return contraction.packed_matmul(node, fusion, target, matrix, rows, bias)
+        return contraction.packed_matmul(node, fusion, target, matrix, rows=rows, bias=bias)
     return _Direct(node, fusion, target, shape, weights, bias).lower()
 
 
@@ -68,7 +68,7 @@ class _Direct:
     fusion: Fusion
     target: Target
     shape: Geometry
-    weights: "np.ndarray"
+    weights: Array
     bias: Value | None
 
     def lower(self) -> Lowering:
@@ -174,9 +174,9 @@ class _Direct:
                 place.packed,
                 weights,
                 block.width,
-                lambda row, k: place.source[first + k + index(row * shape.stride_w * step)],
-                range(span.width),
-                unroll,
+                source=lambda row, k: place.source[first + k + index(row * shape.stride_w * step)],
+                rows=range(span.width),
+                unroll=unroll,
             )
             return
         for s in range(shape.kernel_w):
@@ -187,13 +187,13 @@ class _Direct:
                 place.packed,
                 weights + index(s * depth * block.width),
                 block.width,
-                lambda row, k, offset=offset: place.source[
+                source=lambda row, k, offset=offset: place.source[  # type: ignore[misc]
                     first
                     + k * index(shape.channel_stride)
                     + index(row * shape.stride_w * step + offset)
                 ],
-                rows,
-                depth if depth <= 4 else unroll,
+                rows=rows,
+                unroll=depth if depth <= 4 else unroll,
             )
 
 

@@ -33,7 +33,7 @@ class Geometry:
     channels_first: bool
 
     @classmethod
-    def of(cls, node: Node, kernel: tuple[int, ...] | Any) -> "Geometry":
+    def of(cls, node: Node, kernel: tuple[int, ...]) -> "Geometry":
         """Read a node's attributes; ``kernel`` is (height, width)."""
         shape, out = node.value(0).shape, node.output.shape
         first = bool(node.attrs.get("channels_first_input"))
@@ -44,7 +44,7 @@ class Geometry:
             shape, out = (shape[0], 1, *shape[1:]), (out[0], 1, *out[1:])
         strides = _pair(node.attrs.get("strides"), flat, 1)
         dilations = _pair(node.attrs.get("dilations"), flat, 1)
-        pads = _padding(node, shape, out, kernel, strides, dilations, flat)
+        pads = _padding(node, shape, out, kernel, strides=strides, dilations=dilations, flat=flat)
         return cls(
             shape[0],
             shape[1],
@@ -148,7 +148,8 @@ def _padding(
     node: Node,
     shape: tuple[int, ...],
     out: tuple[int, ...],
-    kernel: tuple[int, int],
+    kernel: tuple[int, ...],
+    *,
     strides: tuple[int, int],
     dilations: tuple[int, int],
     flat: bool,

@@ -12,7 +12,7 @@ from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script import builder as T
+from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own name for it
 
 from deepseek_edge.backends.tvm.graph import Value
 
@@ -24,10 +24,11 @@ MEMORY_TYPE = {"bool": "int8"}  # one byte, 0 or 1
 def build(
     tensors: Sequence[Value], body: Callable[[Sequence[Buffer], Expr], None]
 ) -> "tirx.PrimFunc":
-    """Make the function; ``body(buffers, task)`` emits what one task does.
+    """Make the function.
 
     Args:
         tensors: one pointer each, in order; all 64-byte aligned and not aliasing.
+        body: ``body(buffers, task)`` emits what one task does.
     """
     with IRBuilder() as builder, T.prim_func():
         T.func_name("kernel")
@@ -46,8 +47,10 @@ def build(
 
 
 def index(value: int) -> Expr:
-    """An int64 constant; all index arithmetic is 64 bits wide, so that no sign extension
-    stands between an address and its displacement.
+    """An int64 constant.
+
+    All index arithmetic is 64 bits wide, so that no sign extension stands between an address
+    and its displacement.
     """
     return tirx.const(value, "int64")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tvm import tirx
 
-from deepseek_edge.backends.tvm.graph import Node, Value, constant
+from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
 from deepseek_edge.backends.tvm.schedules.kernel import (
     MEMORY_TYPE,
     Buffer,
@@ -43,7 +43,7 @@ def _flat(coordinates: Sequence[Expr], strides: Sequence[int]) -> Expr:
 
 
 def _copy(
-    source: Buffer, source_base: Expr, out: Buffer, out_base: Expr, length: int, lanes: int
+    source: Buffer, source_base: Expr, out: Buffer, out_base: Expr, *, length: int, lanes: int
 ) -> None:
     for_columns(
         length,
@@ -69,7 +69,7 @@ def transpose(node: Node, target: Target) -> Lowering:
         source, target_buffer = buffers
         base = bind(_flat(unravel(row, shape[:-1]), strides[:-1]))
         if step == 1:
-            _copy(source, base, target_buffer, row * index(columns), columns, lanes)
+            _copy(source, base, target_buffer, row * index(columns), length=columns, lanes=lanes)
             return
         with loop(columns) as column:
             store(
@@ -117,8 +117,8 @@ def concat(node: Node, target: Target) -> Lowering:
                 item * index(run),
                 target_buffer,
                 bind(item * index(sum(runs)) + index(start)),
-                run,
-                lanes,
+                length=run,
+                lanes=lanes,
             )
             start += run
 
@@ -144,7 +144,7 @@ def slice_(node: Node, target: Target) -> Lowering:
         source, target_buffer = buffers
         base = bind(_flat(unravel(row, out.shape[:-1]), walk[:-1]) + index(origin))
         if walk[-1] == 1:
-            _copy(source, base, target_buffer, row * index(columns), columns, lanes)
+            _copy(source, base, target_buffer, row * index(columns), length=columns, lanes=lanes)
             return
         with loop(columns) as column:
             store(
@@ -204,7 +204,7 @@ def pad(node: Node, target: Target) -> Lowering:
     return _finish([x, table, out], out.elements // columns, body)
 
 
-def _sources(size: int, whole: int, start: int, mode: str) -> "np.ndarray":
+def _sources(size: int, whole: int, start: int, mode: str) -> Array:
     places = np.arange(whole) - start
     if mode == "edge":
         places = np.clip(places, 0, size - 1)
@@ -235,6 +235,6 @@ def gather(node: Node, target: Target) -> Lowering:
         place = tirx.Select(place < index(0), place + index(size), place)
         place = bind(tirx.min(tirx.max(place, index(0)), index(size - 1)))
         base = bind((item * index(size) + place) * index(run))
-        _copy(source, base, target_buffer, bind(task * index(run)), run, lanes)
+        _copy(source, base, target_buffer, bind(task * index(run)), length=run, lanes=lanes)
 
     return _finish([x, where, out], outer * count, body)

@@ -22,6 +22,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     ramp,
     splat,
     store,
+    when,
 )
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering, ceil_div
 from deepseek_edge.errors import UnsupportedError
@@ -44,14 +45,10 @@ def _start(op: str, dtype: str, lanes: int) -> Expr:
     if op == "ReduceProd":
         return literal(1, dtype, lanes)
     kind = np.dtype(dtype)
-    limits = np.finfo(kind) if kind.kind == "f" else np.iinfo(kind)
-    return literal(
-        (limits.min if op == "ReduceMax" else limits.max).item()
-        if kind.kind == "f"
-        else int(limits.min if op == "ReduceMax" else limits.max),
-        dtype,
-        lanes,
-    )
+    is_max = op == "ReduceMax"
+    if kind.kind == "f":
+        return literal(float(np.finfo(kind).min if is_max else np.finfo(kind).max), dtype, lanes)
+    return literal(int(np.iinfo(kind).min if is_max else np.iinfo(kind).max), dtype, lanes)
 
 
 def reduce(node: Node, fusion: Fusion, target: Target) -> Lowering:
@@ -95,10 +92,9 @@ def _reduce_columns(
             for v in range(vectors):
                 store(sums, v * lanes, lanes, _start(node.op, dtype, lanes))
             with loop(count) as r:
+                first = base + r * index(lead * columns) + column
                 for v in range(vectors):
-                    value = load(
-                        source, base + r * index(lead * columns) + column + index(v * lanes), lanes
-                    )
+                    value = load(source, first + index(v * lanes), lanes)
                     store(sums, v * lanes, lanes, combine(load(sums, v * lanes, lanes), value))
             for v in range(vectors):
                 total = load(sums, v * lanes, lanes)
@@ -129,8 +125,6 @@ def _choose(
     bodies: tuple[Callable[[], None], Callable[[], None]],
 ) -> None:
     """Emit the first body for full blocks and the second for the last, partial one."""
-    from deepseek_edge.backends.tvm.schedules.kernel import when
-
     whole, rest = bodies
     if columns % width == 0:
         whole()
@@ -155,10 +149,10 @@ def _reduce_rows(node: Node, fusion: Fusion, target: Target, rows: int, count: i
         total = fold_row(
             count,
             lanes,
-            dtype,
-            _COMBINE[node.op],
-            _start(node.op, dtype, 1),
-            lambda at, width: load(source, base + at, width),
+            dtype=dtype,
+            combine=_COMBINE[node.op],
+            start=_start(node.op, dtype, 1),
+            value=lambda at, width: load(source, base + at, width),
         )
         if node.op == "ReduceMean":
             total = total * fconst(1.0 / count, 1)
@@ -171,7 +165,8 @@ def _reduce_rows(node: Node, fusion: Fusion, target: Target, rows: int, count: i
 def fold_row(
     count: int,
     lanes: int,
-    dtype: str,
+    *,
+    dtype: str = "float32",
     combine: Combine,
     start: Expr,
     value: Callable[[Expr, int], Expr],
@@ -208,14 +203,14 @@ def softmax(node: Node, fusion: Fusion, target: Target) -> Lowering:
         fusion.attach(rest)
         out = rest[-1]
         base = bind(row * index(count))
+        least = fconst(float(np.finfo(np.float32).min), 1)
         peak = bind(
             fold_row(
                 count,
                 lanes,
-                "float32",
-                tirx.max,
-                fconst(float(np.finfo(np.float32).min), 1),
-                lambda at, width: load(source, base + at, width),
+                combine=tirx.max,
+                start=least,
+                value=lambda at, width: load(source, base + at, width),
             )
         )
 
@@ -224,28 +219,24 @@ def softmax(node: Node, fusion: Fusion, target: Target) -> Lowering:
             store(out, base + at, width, power)
             return power
 
-        total = bind(fold_row(count, lanes, "float32", lambda a, b: a + b, fconst(0.0, 1), powers))
-        if node.op == "LogSoftmax":
-            shift = bind(peak + log(total, 1))
-            for_columns(
-                count,
-                lanes,
-                lambda at, width: fusion.finish(
-                    load(source, base + at, width) - splat(shift, width), row, at, width
-                ),
-            )
-            return
-        share = bind(fconst(1.0, 1) / total)
-        for_columns(
-            count,
-            lanes,
-            lambda at, width: fusion.finish(
-                load(out, base + at, width) * splat(share, width), row, at, width
-            ),
-        )
+        total = bind(_sum_row(count, lanes, powers))
+        shift = bind(peak + log(total, 1) if node.op == "LogSoftmax" else fconst(1.0, 1) / total)
+
+        def write(at: Expr, width: int) -> None:
+            if node.op == "LogSoftmax":
+                value = load(source, base + at, width) - splat(shift, width)
+            else:
+                value = load(out, base + at, width) * splat(shift, width)
+            fusion.finish(value, row, at, width)
+
+        for_columns(count, lanes, write)
 
     tensors = [node.value(0), *fusion.tensors]
     return Lowering(build(tensors, body), tuple(tensors), rows, rows * count * 12)
+
+
+def _sum_row(count: int, lanes: int, value: Callable[[Expr, int], Expr]) -> Expr:
+    return fold_row(count, lanes, combine=lambda a, b: a + b, start=fconst(0.0, 1), value=value)
 
 
 def layer_norm(node: Node, fusion: Fusion, target: Target) -> Lowering:
@@ -267,7 +258,7 @@ def layer_norm(node: Node, fusion: Fusion, target: Target) -> Lowering:
         base = bind(row * index(count))
 
         def total(value: Callable[[Expr, int], Expr]) -> Expr:
-            return fold_row(count, lanes, "float32", lambda a, b: a + b, fconst(0.0, 1), value)
+            return _sum_row(count, lanes, value)
 
         mean = bind(total(lambda at, n: load(source, base + at, n)) * fconst(1 / count, 1))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import tirx
 
-from deepseek_edge.backends.tvm.graph import Node, constant
+from deepseek_edge.backends.tvm.graph import Array, Node, constant
 from deepseek_edge.backends.tvm.schedules.arithmetic import exp, fconst, log
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.kernel import (
@@ -38,13 +38,8 @@ def resize(node: Node, fusion: Fusion, target: Target) -> Lowering:
     )
     taps_y, taps_x = rows.shape[1], columns.shape[1]
     tables = [
-        constant(f"{node.source}/{name}", table.reshape(-1))
-        for name, table in (
-            ("rows", rows),
-            ("row_weights", row_weights),
-            ("columns", columns),
-            ("column_weights", column_weights),
-        )
+        constant(f"{node.source}/taps", table.reshape(-1))
+        for table in (rows, row_weights, columns, column_weights)
     ]
     height, width, channels = x.shape[1:]
     lanes = target.vector_bits // 32
@@ -52,17 +47,10 @@ def resize(node: Node, fusion: Fusion, target: Target) -> Lowering:
     def body(buffers: Sequence[Buffer], row: Expr) -> None:
         source, ys, y_weights, xs, x_weights, *rest = buffers
         fusion.attach(rest)
-        item, y = (
-            tirx.indexdiv(row, index(out.shape[1])),
-            bind(tirx.indexmod(row, index(out.shape[1]))),
-        )
-        lines = [
-            bind(
-                (item * index(height) + load(ys, y * index(taps_y) + index(t), 1))
-                * index(width * channels)
-            )
-            for t in range(taps_y)
-        ]
+        item = tirx.indexdiv(row, index(out.shape[1]))
+        y = bind(tirx.indexmod(row, index(out.shape[1])))
+        found = [load(ys, y * index(taps_y) + index(t), 1) for t in range(taps_y)]
+        lines = [bind((item * index(height) + at) * index(width * channels)) for at in found]
         with loop(out.shape[2]) as pixel:
             places = [
                 bind(load(xs, pixel * index(taps_x) + index(t), 1) * index(channels))
@@ -84,15 +72,11 @@ def resize(node: Node, fusion: Fusion, target: Target) -> Lowering:
             for_columns(channels, lanes, write)
 
     tensors = [x, *tables, *fusion.tensors]
-    return Lowering(
-        build(tensors, body),
-        tuple(tensors),
-        out.shape[0] * out.shape[1],
-        out.elements * taps_y * taps_x,
-    )
+    work = out.elements * taps_y * taps_x
+    return Lowering(build(tensors, body), tuple(tensors), out.shape[0] * out.shape[1], work)
 
 
-def resize_taps(node: Node, axis: int, size: int, whole: int) -> "tuple[np.ndarray, np.ndarray]":
+def resize_taps(node: Node, axis: int, size: int, whole: int) -> tuple[Array, Array]:
     """Sources (whole, taps) int64 and weights (whole, taps) float32 along one axis.
 
     Coordinate transformations and modes as ONNX Resize-19 defines them.
@@ -132,9 +116,7 @@ def _scale(node: Node, axis: int, size: int, whole: int) -> float:
     return whole / size
 
 
-def _coordinates(
-    transform: str, out: "np.ndarray", scale: float, size: int, whole: int
-) -> "np.ndarray":
+def _coordinates(transform: str, out: Array, scale: float, size: int, whole: int) -> Array:
     if transform == "asymmetric":
         return out / scale
     if transform == "align_corners":
@@ -150,7 +132,7 @@ def _coordinates(
     raise UnsupportedError(f"Resize: coordinate_transformation_mode {transform!r}")
 
 
-def _nearest(mode: str, x: "np.ndarray") -> "np.ndarray":
+def _nearest(mode: str, x: Array) -> Array:
     if mode == "floor":
         return np.floor(x)
     if mode == "ceil":
@@ -160,15 +142,15 @@ def _nearest(mode: str, x: "np.ndarray") -> "np.ndarray":
     return np.ceil(x - 0.5)
 
 
-def _cubic(x: "np.ndarray", a: float) -> "tuple[np.ndarray, np.ndarray]":
+def _cubic(x: Array, a: float) -> tuple[Array, Array]:
     """Keys' cubic convolution with parameter ``a`` over the four nearest elements."""
     low = np.floor(x)
     t = x - low
 
-    def near(d: "np.ndarray") -> "np.ndarray":
+    def near(d: Array) -> Array:
         return ((a + 2) * d - (a + 3)) * d * d + 1
 
-    def far(d: "np.ndarray") -> "np.ndarray":
+    def far(d: Array) -> Array:
         return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
 
     sources = np.stack([low - 1, low, low + 1, low + 2], axis=1)
@@ -177,14 +159,8 @@ def _cubic(x: "np.ndarray", a: float) -> "tuple[np.ndarray, np.ndarray]":
 
 def conv_transpose(node: Node, fusion: Fusion, target: Target) -> Lowering:
     """Each output pixel gathers the taps that reach it; vectors run over output channels."""
-    x, out, weights = node.value(0), node.output, node.value(1).data
-    bias = node.optional(2)
-    if weights is None or (bias is not None and bias.data is None):
-        raise UnsupportedError(f"ConvTranspose (node {node.source!r}): weights aren't constant")
-    if node.attrs.get("group", 1) != 1 or weights.ndim != 4:
-        raise UnsupportedError(f"ConvTranspose (node {node.source!r}): groups or 1-d kernels")
-    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET" or node.attrs.get("output_shape"):
-        raise UnsupportedError(f"ConvTranspose (node {node.source!r}): give pads explicitly")
+    x, out, bias = node.value(0), node.output, node.optional(2)
+    weights = _transpose_weights(node)
     stride = node.attrs.get("strides") or [1, 1]
     dilation = node.attrs.get("dilations") or [1, 1]
     top, left = (node.attrs.get("pads") or [0, 0, 0, 0])[:2]
@@ -194,56 +170,63 @@ def conv_transpose(node: Node, fusion: Fusion, target: Target) -> Lowering:
     extra = [] if bias is None else [bias]
     lanes = target.vector_bits // 32
 
-    def reaches(at: Expr, shift: int, step: int, size: int) -> tuple[Expr, Expr]:
-        """Input coordinate of a tap, and whether there is one."""
-        distance = bind(at - index(shift))
-        place = bind(tirx.indexdiv(tirx.max(distance, index(0)), index(step)))
-        hits = tirx.And(
-            distance >= index(0),
-            tirx.And(tirx.EQ(place * index(step), distance), place < index(size)),
-        )
-        return place, hits
-
     def body(buffers: Sequence[Buffer], row: Expr) -> None:
         source, taps, *rest = buffers
         fusion.attach(rest[len(extra) :])
-        item, y = (
-            tirx.indexdiv(row, index(out.shape[1])),
-            bind(tirx.indexmod(row, index(out.shape[1]))),
-        )
+        item = tirx.indexdiv(row, index(out.shape[1]))
+        y = bind(tirx.indexmod(row, index(out.shape[1])))
+
+        def gather_tap(total: Buffer, line: Expr, place: Expr, tap: int, column: Expr) -> None:
+            vector = int(total.shape[0])
+            base = bind(((item * index(height) + line) * index(width) + place) * index(depth))
+            with loop(depth) as k:
+                at = index(tap * depth * columns) + k * index(columns) + column
+                weight = load(taps, at, vector)
+                value = load_splat(source, base + k, vector)
+                store(total, 0, vector, load(total, 0, vector) + value * weight)
+
         with loop(out.shape[2]) as pixel:
 
             def write(column: Expr, lanes: int) -> None:
                 total = local("float32", lanes)
                 store(total, 0, lanes, load(rest[0], column, lanes) if extra else zeros(lanes))
                 for r in range(kernel_h):
-                    line, has_line = reaches(y, r * dilation[0] - top, stride[0], height)
+                    line, has_line = _reaches(y, r * dilation[0] - top, stride[0], height)
                     with when(has_line):
                         for s in range(kernel_w):
-                            place, has_pixel = reaches(
+                            place, has_pixel = _reaches(
                                 pixel, s * dilation[1] - left, stride[1], width
                             )
                             with when(has_pixel):
-                                base = bind(
-                                    ((item * index(height) + line) * index(width) + place)
-                                    * index(depth)
-                                )
-                                first = (r * kernel_w + s) * depth * columns
-                                with loop(depth) as k:
-                                    weight = load(
-                                        taps, index(first) + k * index(columns) + column, lanes
-                                    )
-                                    value = load_splat(source, base + k, lanes)
-                                    store(total, 0, lanes, load(total, 0, lanes) + value * weight)
-                fusion.finish(
-                    load(total, 0, lanes), row * index(out.shape[2]) + pixel, column, lanes
-                )
+                                gather_tap(total, line, place, r * kernel_w + s, column)
+                out_row = row * index(out.shape[2]) + pixel
+                fusion.finish(load(total, 0, lanes), out_row, column, lanes)
 
             for_columns(columns, lanes, write)
 
     tensors = [x, packed, *extra, *fusion.tensors]
     macs = x.elements * columns * kernel_h * kernel_w
     return Lowering(build(tensors, body), tuple(tensors), out.shape[0] * out.shape[1], macs)
+
+
+def _transpose_weights(node: Node) -> Array:
+    """The weights (in, out, kh, kw); refuses what ``conv_transpose`` doesn't compute."""
+    weights, bias = node.value(1).data, node.optional(2)
+    if weights is None or (bias is not None and bias.data is None):
+        raise UnsupportedError(f"ConvTranspose (node {node.source!r}): weights aren't constant")
+    if node.attrs.get("group", 1) != 1 or weights.ndim != 4:
+        raise UnsupportedError(f"ConvTranspose (node {node.source!r}): groups or 1-d kernels")
+    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET" or node.attrs.get("output_shape"):
+        raise UnsupportedError(f"ConvTranspose (node {node.source!r}): give pads explicitly")
+    return weights
+
+
+def _reaches(at: Expr, shift: int, step: int, size: int) -> tuple[Expr, Expr]:
+    """Input coordinate of a tap, and whether there is one."""
+    distance = bind(at - index(shift))
+    place = bind(tirx.indexdiv(tirx.max(distance, index(0)), index(step)))
+    is_tap = tirx.And(tirx.EQ(place * index(step), distance), place < index(size))
+    return place, tirx.And(distance >= index(0), is_tap)
 
 
 def local_response_norm(node: Node, target: Target) -> Lowering:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 
-from deepseek_edge.backends.tvm.graph import Node, Value, constant
+from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
 from deepseek_edge.backends.tvm.schedules.contraction import split_evenly
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.geometry import Geometry, Span, spans
@@ -38,7 +38,7 @@ TILE = 4  # output pixels; more would spill on 16 registers
 
 
 def depthwise(
-    node: Node, fusion: Fusion, target: Target, shape: Geometry, weights: "np.ndarray"
+    node: Node, fusion: Fusion, target: Target, shape: Geometry, weights: Array
 ) -> Lowering:
     """Conv with one input channel a group; weights (channels, 1, kh, kw)."""
     ordered = weights[:, 0].transpose(1, 2, 0)  # (kh, kw, channels)
@@ -59,7 +59,7 @@ def pooling(node: Node, fusion: Fusion, target: Target) -> Lowering:
     return _Window(node, fusion, target, shape, "average", [share]).lower()
 
 
-def _shares(node: Node, shape: Geometry) -> "np.ndarray":
+def _shares(node: Node, shape: Geometry) -> Array:
     """1 / (number of inputs averaged), for each output pixel."""
     pads = node.attrs.get("pads") or [0, 0, 0, 0]
     ends = (pads[-2], pads[-1]) if len(pads) == 4 else (0, pads[-1])
@@ -119,7 +119,7 @@ class _Window:
                 for_columns(
                     self.shape.channels,
                     lanes,
-                    lambda column, width, span=span, start=start: self._tile(
+                    lambda column, width, span=span, start=start: self._tile(  # type: ignore[misc]
                         (source, extra), span, (row, start, column), width
                     ),
                 )
@@ -132,7 +132,7 @@ class _Window:
         lanes: int,
     ) -> None:
         shape = self.shape
-        source, extra = buffers
+        extra = buffers[1]
         row, start, column = at
         sums = local("float32", span.width * lanes)
         first = self._start(extra, column, lanes)
@@ -150,7 +150,7 @@ class _Window:
                     + (start * index(shape.stride_w) - index(shape.pad_left))
                     * index(shape.channels)
                 )
-                self._filter_row(source, extra, (base, r, column), span, sums, lanes)
+                self._filter_row(buffers, (base, r, column), span, sums, lanes)
         for pixel in range(span.width):
             value = load(sums, pixel * lanes, lanes)
             out_row = row * index(shape.out_width) + start + index(pixel)
@@ -168,14 +168,14 @@ class _Window:
 
     def _filter_row(
         self,
-        source: Buffer,
-        extra: list[Buffer],
+        buffers: tuple[Buffer, list[Buffer]],
         at: tuple[Expr, Expr, Expr],
         span: Span,
         sums: Buffer,
         lanes: int,
     ) -> None:
         shape = self.shape
+        source, extra = buffers
         base, r, column = at
         inputs: dict[int, Expr] = {}  # by distance from the tile's first input pixel
         for s in range(shape.kernel_w):
