@@ -6,7 +6,9 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from deepseek_edge.artifacts import ParityFloat, ParityGraph
-from deepseek_edge.errors import MissingToolError, ModelError, ParityError
+from deepseek_edge.errors import MissingToolError, ModelError, ParityError, UnsupportedError
 from deepseek_edge.tensors import TensorSpec
 
 Array = NDArray[Any]
@@ -29,6 +31,12 @@ SEED = 20261121
 # resolution: the tolerance never falls under 1e-6 of the largest value (8 units in last place).
 LEAST_RANGE = 1e-3
 
+# What onnxruntime says of an operator that it doesn't know: it has no code for that.
+_UNKNOWN_OPERATOR = (
+    "No Op registered",
+    "is not a registered function/op",
+    "Could not find an implementation",
+)
 _SAME_VALUES = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 
 
@@ -39,33 +47,9 @@ class Reference:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        """Load a graph whose shapes are fixed.
-
-        Raises:
-            MissingToolError: onnxruntime is not installed.
-            ModelError: onnxruntime refuses the graph.
-        """
-        try:
-            import onnxruntime
-        except ImportError:
-            raise MissingToolError(
-                "onnxruntime is not installed, so nothing can be checked",
-                hint="pip install onnxruntime",
-            ) from None
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4
-        try:
-            self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its exception types share no public base
-            first_line = str(error).splitlines()[0]
-            raise ModelError(
-                f"onnxruntime refuses the graph: {first_line}",
-                hint="run onnx.checker.check_model on it",
-            ) from error
-        self._shapes = {i.name: tuple(i.shape) for i in self._session.get_inputs()}
+        """Keep a graph whose shapes are fixed; it is loaded when it is first run."""
+        self._model = model
+        self._shapes = {spec.name: spec.shape for spec in graph_inputs(model)}
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """Run the graph; a larger batch than the graph's is run sample by sample.
@@ -76,11 +60,19 @@ class Reference:
 
         Returns:
             Outputs by name; with k > 1 they are concatenated along the same axis.
+
+        Raises:
+            MissingToolError: onnxruntime is not installed.
+            UnsupportedError: onnxruntime has no implementation of an operator.
+            ModelError: onnxruntime refuses the graph.
         """
         axes = {name: self._batch_axis(name, value.shape) for name, value in inputs.items()}
         axis, repeat = next((found for found in axes.values() if found is not None), (0, 1))
         names = [output.name for output in self._session.get_outputs()]
-        parts = [self._session.run(None, _slice(inputs, axes, index)) for index in range(repeat)]
+        with _onnxruntime_errors():
+            parts = [
+                self._session.run(None, _slice(inputs, axes, index)) for index in range(repeat)
+            ]
         if repeat == 1:
             return dict(zip(names, parts[0], strict=True))
         return {
@@ -88,11 +80,45 @@ class Reference:
             for name, values in zip(names, zip(*parts, strict=True), strict=True)
         }
 
+    @cached_property
+    def _session(self) -> Any:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingToolError(
+                "onnxruntime is not installed, so nothing can be checked",
+                hint="pip install onnxruntime",
+            ) from None
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        with _onnxruntime_errors():
+            return onnxruntime.InferenceSession(
+                self._model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+
     def _batch_axis(self, name: str, shape: tuple[int, ...]) -> tuple[int, int] | None:
         for axis, (one, many) in enumerate(zip(self._shapes[name], shape, strict=True)):
             if one != many:
                 return axis, many // one
         return None
+
+
+@contextmanager
+def _onnxruntime_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # its exception types share no public base
+        first_line = str(error).splitlines()[0]
+        if any(text in first_line for text in _UNKNOWN_OPERATOR):
+            raise UnsupportedError(
+                f"onnxruntime can't run the graph: {first_line}",
+                hint="export the model with standard ONNX operators (opset 17-20)",
+            ) from error
+        raise ModelError(
+            f"onnxruntime refuses the graph: {first_line}",
+            hint="check the model with onnx.checker.check_model(path, full_check=True)",
+        ) from error
 
 
 def _slice(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deepseek_edge.errors import ModelError, ParityError
+from deepseek_edge.errors import ModelError, ParityError, UnsupportedError
 from deepseek_edge.parity import (
     Reference,
     check_graph,
@@ -162,9 +162,16 @@ def test_the_reference_runs_a_larger_batch_sample_by_sample() -> None:
 
 def test_a_graph_that_onnxruntime_refuses_is_a_model_error() -> None:
     broken = tiny_onnx()
-    broken.graph.node[0].op_type = "Gemmm"
+    broken.graph.node[0].input[0] = "nowhere"
     with pytest.raises(ModelError, match="onnxruntime refuses the graph"):
-        Reference(broken)
+        Reference(broken).run({"x": np.zeros((1, IN), np.float32)})
+
+
+def test_an_operator_that_onnxruntime_lacks_is_unsupported() -> None:
+    unknown = tiny_onnx()
+    unknown.graph.node[0].op_type = "Gemmm"
+    with pytest.raises(UnsupportedError, match="Gemmm"):
+        Reference(unknown).run({"x": np.zeros((1, IN), np.float32)})
 
 
 def embedding() -> onnx.ModelProto:

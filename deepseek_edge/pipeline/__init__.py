@@ -76,9 +76,9 @@ def compile_model(
     for line in describe_plan(request, planned):
         narrate(line)
     model = fix_shapes(read_model(request.model), request.shapes)
-    dataset = prepare_evaluation(request, model)
-    source = describe_source(request.model, model)
     reference = Reference(model)
+    evaluation = prepare_evaluation(request, model, reference)
+    source = describe_source(request.model, model)
     chapters = []
     for one in planned:
         with work_directory(request.dump, one.target.id) as work_dir:
@@ -91,8 +91,8 @@ def compile_model(
             with clock.stage("parity"):
                 checked = check_program(program, one, model, reference, narrate)
             with clock.stage("evaluation"):
-                accuracy, notes = judge(request, dataset, program, one, reference, narrate=narrate)
-            pack(request, one, source, checked, dataset)
+                accuracy, notes = judge(request, evaluation, program, one, narrate=narrate)
+            pack(request, one, source, checked, evaluation)
             report = describe_result(one, checked, accuracy, notes, clock.seconds())
             profile = profile_for_page(request, one, checked, narrate)
         chapters.append(Chapter(one.target, program.entries[0].steps, report, profile))

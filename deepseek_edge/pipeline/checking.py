@@ -83,8 +83,23 @@ def _where(place: Place, entry: Entry, samples: int = 1) -> str:
     return f"QEMU, about {samples * estimate_s(entry, place):.0f} s"
 
 
-def prepare_evaluation(request: CompileRequest, model: onnx.ModelProto) -> Dataset | None:
-    """Load the data set of a request, and refuse it before anything is compiled.
+@dataclass(frozen=True)
+class Evaluation:
+    """Labelled data, and what the float model makes of it.
+
+    Attributes:
+        of_float: the metric of the float model, in percent.
+    """
+
+    dataset: Dataset
+    metric: str
+    of_float: float
+
+
+def prepare_evaluation(
+    request: CompileRequest, model: onnx.ModelProto, reference: Reference
+) -> Evaluation | None:
+    """Load the data set of a request, or refuse it, before anything is compiled.
 
     Raises:
         UsageError: it has no labels, is for calibration, doesn't fit the model's inputs, or
@@ -100,7 +115,8 @@ def prepare_evaluation(request: CompileRequest, model: onnx.ModelProto) -> Datas
         )
     if dataset.targets is None:
         raise UsageError(f"{dataset.id} has no labels", hint="give labelled data to --eval")
-    load_metric(request.metric or dataset.metric)
+    metric = request.metric or dataset.metric
+    load_metric(metric)
     if 1 not in request.batches:
         raise UsageError("--eval runs one sample at a time", hint="add 1 to --batch")
     shapes = {spec.name: spec.shape for spec in graph_inputs(model)}
@@ -112,19 +128,19 @@ def prepare_evaluation(request: CompileRequest, model: onnx.ModelProto) -> Datas
                 f"takes {list(shapes[name])}",
                 hint="the data set belongs to another model, or --shape is wrong",
             )
-    return dataset
+    of_float, _, _ = evaluate(reference.run, dataset, metric)
+    return Evaluation(dataset, metric, of_float)
 
 
 def judge(
     request: CompileRequest,
-    dataset: Dataset | None,
+    evaluation: Evaluation | None,
     program: Program,
     one: PlannedTarget,
-    reference: Reference,
     *,
     narrate: Narrate,
 ) -> tuple[Accuracy | None, tuple[str, ...]]:
-    """Measure the task metric on the float model and on the artifact, and apply the gate.
+    """Measure the task metric on the artifact, and apply the gate.
 
     Under emulation only if that takes at most two minutes, or if a gate needs it.
 
@@ -134,10 +150,11 @@ def judge(
     Raises:
         AccuracyError: more is lost than ``request.max_drop_pp``.
     """
-    if dataset is None:
+    if evaluation is None:
         return None, ()
     if one.place is None:
         return None, ("accuracy was not measured: the program was run nowhere",)
+    dataset, metric, of_float = evaluation.dataset, evaluation.metric, evaluation.of_float
     number = request.batches.index(1)
     entry = program.entries[number]
     duration_s = len(dataset) * estimate_s(entry, one.place)
@@ -150,9 +167,7 @@ def judge(
         return None, (note,)
     where = _where(one.place, entry, len(dataset))
     narrate(f"{one.target.id}: {len(dataset)} samples of {dataset.id} on {where}")
-    metric = request.metric or dataset.metric
     with open_program(program, one.target, one.place) as run:
-        of_float, _, _ = evaluate(reference.run, dataset, metric)
         compiled, count, ci_pp = evaluate(lambda inputs: run(inputs, number), dataset, metric)
     drop_pp = of_float - compiled
     if request.max_drop_pp is not None and drop_pp > request.max_drop_pp:

@@ -8,7 +8,6 @@ from pathlib import Path
 import onnx
 
 from deepseek_edge.bundle import write_bundle
-from deepseek_edge.datasets import Dataset
 from deepseek_edge.digest import digest_bytes, digest_file
 from deepseek_edge.files import output_errors, write_atomic
 from deepseek_edge.golden import golden_tensors
@@ -20,7 +19,7 @@ from deepseek_edge.manifest import (
     program_record,
 )
 from deepseek_edge.parity import golden_tolerance
-from deepseek_edge.pipeline.checking import CheckedProgram
+from deepseek_edge.pipeline.checking import CheckedProgram, Evaluation
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, model_name
 from deepseek_edge.profiling.html import Chapter, render
 
@@ -48,7 +47,7 @@ def pack(
     one: PlannedTarget,
     source: SourceModel,
     checked: CheckedProgram,
-    dataset: Dataset | None,
+    evaluation: Evaluation | None,
 ) -> None:
     """Write the bundle.
 
@@ -73,8 +72,8 @@ def pack(
         target=one.target,
         tools=tool_versions(),
         thresholds=Thresholds(max_drop_pp=request.max_drop_pp),
-        preprocess=None if dataset is None else dataset.preprocess,
-        labels=None if dataset is None else dataset.labels,
+        preprocess=None if evaluation is None else evaluation.dataset.preprocess,
+        labels=None if evaluation is None else evaluation.dataset.labels,
     )
     with output_errors(one.output):
         one.output.parent.mkdir(parents=True, exist_ok=True)
