@@ -267,7 +267,8 @@ def _load_npz(path: Path) -> Dataset:
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, since numpy leaves its own file open when the archive is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(

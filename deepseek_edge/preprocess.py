@@ -127,16 +127,17 @@ def image_tensor(
 
 
 def _opened(image: Path | np.ndarray[Any, Any], preprocess: Preprocess) -> Image:
-    from PIL import Image as pillow_image, UnidentifiedImageError
+    import PIL.Image
 
     mode = _MODES[preprocess.color]
     if not isinstance(image, Path):
-        return Image.fromarray(image).convert(mode)
+        return PIL.Image.fromarray(image).convert(mode)
     try:
-        with Image.open(image) as opened:
-            return opened.convert(mode)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError) as error:
+        with PIL.Image.open(image) as opened:
+            converted: Image = opened.convert(mode)
+    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise InputError(f"can't read the image {image}: {error}") from error
+    return converted
 
 
 def _resized(image: Image, preprocess: Preprocess) -> Image:

@@ -45,8 +45,25 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         if not _fold_once(model):
             break
         del model.graph.value_info[:]
+    _check_reshapes(model.graph)
     _drop_unused(model.graph)
     return model
+
+
+def _check_reshapes(graph: onnx.GraphProto) -> None:
+    """Refuse what inference lets pass: a fixed batch in a Reshape, the usual exporter's slip."""
+    shapes = _static_shapes(graph)
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "Reshape" or {node.input[0], node.output[0]} - set(shapes):
+            continue
+        before, after = shapes[node.input[0]], shapes[node.output[0]]
+        if math.prod(before) != math.prod(after):
+            raise ModelError(
+                f"the model's shapes contradict each other: {node.name or node.output[0]} turns "
+                f"{before} into {after}",
+                hint="check --shape, or export the model with this batch size",
+            )
 
 
 def _infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:

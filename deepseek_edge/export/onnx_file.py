@@ -51,7 +51,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 
 def _parse(data: bytes, path: Path) -> onnx.ModelProto:
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     try:
         return onnx.load_model_from_string(data)
@@ -71,18 +71,19 @@ def check_model(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
                 f"{path} uses ONNX opset {opset.version}; the installed onnx knows {newest}",
                 hint="pip install --upgrade onnx, or export with an opset up to 20",
             )
-    _load_external_data(model, path)
-    for tensor in _tensors(model.graph):
-        _check_size(tensor, path)
     try:
+        _load_external_data(model, path)
+        for tensor in _tensors(model.graph):
+            _check_size(tensor, path)
         checker.check_model(model)
-    except checker.ValidationError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{path} is not a valid ONNX model: {reason}", hint=_EXPORT_AGAIN) from (
-            error
-        )
-    if model.functions:
-        model = inliner.inline_local_functions(model)
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+    except (checker.ValidationError, ValueError, KeyError, RuntimeError) as error:
+        # The package raises the last three for enumerations and texts that don't exist.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"{path} is not a valid ONNX model: {reason}", hint=_EXPORT_AGAIN
+        ) from error
     _drop_initializers_from_inputs(model)
     return model
 
