@@ -47,6 +47,37 @@ def static_triple(arch: str) -> str:
     return f"{arch}-linux-musl"
 
 
+def platform_flags(target: Target) -> list[str]:
+    """Flags with which C code runs on every CPU of a target's architecture.
+
+    Not more, since it runs before the CPU is checked.
+    """
+    if target.os == "android":
+        # For the android triple clang 22 calls atomics out of line, whatever -mno-outline-atomics
+        # says, and only the NDK has them. With no headers and no libraries, musl's is the same.
+        return ["-target", static_triple(target.arch), "-mcpu=baseline", "-DDSE_ANDROID"]
+    return ["-target", zig_triple(target), "-mcpu=baseline"]
+
+
+def android_libraries(work_dir: Path, target: Target, names: Sequence[str]) -> list[str]:
+    """Make stand-ins for Android's libraries in a folder, and the flags to link with them.
+
+    Args:
+        work_dir: where the linker will run.
+        target: an Android target.
+        names: of "libc", "libm" and "libdl".
+
+    Raises:
+        As :func:`zig`.
+    """
+    flags = [*platform_flags(target), "-fno-builtin", "-w", "-O1", "-g0", "-shared", "-nostdlib"]
+    for name in names:
+        source = runtime_sources() / "android" / f"{name}_stub.c"
+        output = ["-o", f"{name}_stub.so", str(source), f"-Wl,-soname,{name}.so"]
+        zig(["cc", *flags, *output], cwd=work_dir)
+    return ["-nostdlib", *(f"./{name}_stub.so" for name in names)]
+
+
 def zig(arguments: Sequence[str], cwd: Path) -> None:
     """Run ``zig ARGUMENTS`` in the folder ``cwd``.
 

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepseek_edge.artifacts import Entry
-from deepseek_edge.digest import digest_bytes
 from deepseek_edge.errors import DeviceError, MissingToolError, UnsupportedError
 from deepseek_edge.runtime.engine import check_inputs
+from deepseek_edge.runtime.programs import build_dse_emulate
 from deepseek_edge.target import Target
 from deepseek_edge.tensors import TensorSpec
-from deepseek_edge.toolchain import cache_directory, runtime_sources, static_triple, zig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,7 +68,7 @@ def run(
     import numpy as np
 
     check_inputs(specs.inputs, inputs)
-    command = [*_emulator(target), str(_build_emulate())]
+    command = [*_emulator(target), str(build_dse_emulate())]
     with tempfile.TemporaryDirectory(prefix="deepseek-edge-") as name:
         folder = Path(name)
         tensors = [np.ascontiguousarray(inputs[spec.name]).tobytes() for spec in specs.inputs]
@@ -96,26 +95,6 @@ def _emulator(target: Target) -> list[str]:
     if target.qemu_cpu is None:
         raise UnsupportedError(f"target {target.id} names no CPU model of QEMU (qemu_cpu)")
     return [qemu, "-cpu", target.qemu_cpu]
-
-
-def _build_emulate() -> Path:
-    folder = runtime_sources() / "emulate"
-    sources = sorted(folder.glob("*.c"))
-    texts = [
-        path.read_bytes()
-        for path in (*sources, folder / "elf.h", runtime_sources() / "deepseek_edge.h")
-    ]
-    cache = cache_directory("deepseek-edge")
-    program = cache / f"dse-emulate-{digest_bytes(b''.join(texts))[:16]}"
-    if program.is_file():
-        return program
-    # Under a name of its own first: another process may be building it too.
-    with tempfile.TemporaryDirectory(dir=cache) as name:
-        flags = ["-target", static_triple(_ARCH), "-mcpu=baseline", "-static", "-s"]
-        flags += ["-std=gnu11", "-O2", "-g0"]
-        zig(["cc", *flags, *map(str, sources), "-o", "dse-emulate"], cwd=Path(name))
-        (Path(name) / "dse-emulate").replace(program)
-    return program
 
 
 def _start(command: Sequence[str], folder: Path, timeout_s: float) -> None:

@@ -46,9 +46,9 @@ def link_program(work_dir: Path, target: Target) -> Path:
         MissingToolError: zig is not installed.
     """
     sources = runtime_sources()
-    libraries = (
-        _android_libraries(work_dir, target) if target.os == "android" else ["-lm", "-lpthread"]
-    )
+    libraries = ["-lm", "-lpthread"]
+    if target.os == "android":
+        libraries = android_libraries(work_dir, target, ("libc", "libm"))
     zig(
         [
             "cc",
