@@ -80,6 +80,7 @@ class ProfileReport:
         valid: False if a reader should not trust the times; ``reasons`` say why.
         peak_rss_bytes: what opening and running the program added to the process at its peak;
             None where the kernel doesn't tell.
+        bandwidth_bytes_s: of memory, measured by copying with as many threads; None: not measured.
         samples_ms: every measured call, in order.
     """
 
@@ -93,6 +94,7 @@ class ProfileReport:
     open_ms: float
     peak_rss_bytes: int | None
     layers: tuple[LayerTime, ...]
+    bandwidth_bytes_s: float | None = None
     samples_ms: tuple[float, ...] = ()
 
     @property

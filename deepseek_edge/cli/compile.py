@@ -172,7 +172,8 @@ def _program(checked: "ProgramReport") -> Iterator[str]:
     if checked.verified is None or graph is None:
         yield "NOT RUN: check it on the device before it serves"
         return
+    samples = "1 sample" if graph.samples == 1 else f"{graph.samples} samples"
     yield (
-        f"verified on {checked.verified}: {graph.samples} samples, largest error "
-        f"{graph.max_abs:.1e} of the output range (allowed 1e-03)"
+        f"verified on {checked.verified}: {samples}, largest error {graph.max_abs:.1e} of the "
+        "output range (allowed 1e-03)"
     )

@@ -91,7 +91,7 @@ def compile_model(
             with clock.stage("parity"):
                 checked = check_program(program, one, model, reference, narrate)
             with clock.stage("evaluation"):
-                accuracy, notes = judge(request, evaluation, program, one, narrate=narrate)
+                accuracy, notes = judge(request, evaluation, checked, one, narrate=narrate)
             pack(request, one, source, checked, evaluation)
             report = describe_result(one, checked, accuracy, notes, clock.seconds())
             profile = profile_for_page(request, one, checked, narrate)

@@ -151,7 +151,7 @@ def _profiled(chapter: Chapter, profile: ProfileReport) -> str:
         parts += [f"<p class=warn>Don't rely on these times: {reasons}.</p>"]
     parts += [_figure(plot_latency(profile.samples_ms))] if profile.samples_ms else []
     parts += ["<h3>Where the time goes</h3>", _figure(plot_layer_times(profile.layers))]
-    roof = find_roof(chapter.target, profile.threads)
+    roof = find_roof(chapter.target, profile.threads, profile.bandwidth_bytes_s)
     parts += ["<h3>How near to the machine's limit</h3>"]
     if roof is None:
         parts += ["<p>The clock or memory bandwidth of this target isn't known: no roofline.</p>"]

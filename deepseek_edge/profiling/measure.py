@@ -5,6 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ WARM_UP_LIMIT_S = 5.0
 MEASURE_S = 2.0
 MOST_SAMPLES = 2000
 STEP_RUNS = 20
+COPY_BYTES = 64 << 20
 
 
 def measure(
@@ -45,6 +47,7 @@ def measure(
     Raises:
         DeepSeekEdgeError: as ``Engine``.
     """
+    used_threads = threads or len(os.sched_getaffinity(0))
     memory = _PeakMemory()
     started = time.perf_counter()
     with Engine(library, threads=threads) as engine:
@@ -67,12 +70,13 @@ def measure(
         emulated=False,
         bundle=bundle,
         program=program,
-        threads=threads or len(os.sched_getaffinity(0)),
+        threads=used_threads,
         reasons=tuple(reasons),
         latency_ms=latency(samples_ms),
         open_ms=open_ms,
         peak_rss_bytes=peak_rss_bytes,
         layers=layers,
+        bandwidth_bytes_s=measure_bandwidth(used_threads),
         samples_ms=tuple(samples_ms.tolist()),
     )
 
@@ -93,6 +97,19 @@ def warm_up(engine: Engine, limit_s: float = WARM_UP_LIMIT_S) -> tuple[bool, flo
         if time.perf_counter() > deadline:
             return False, median
         last = median
+
+
+def measure_bandwidth(threads: int) -> float:
+    """Bytes a second that ``threads`` read and write while each copies 64 MiB; best of five."""
+    source = [np.ones(COPY_BYTES, dtype=np.uint8) for _ in range(threads)]
+    copy = [np.empty_like(array) for array in source]
+    durations_s = []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(5):
+            started = time.perf_counter()
+            list(pool.map(np.copyto, copy, source))
+            durations_s.append(time.perf_counter() - started)
+    return 2.0 * threads * COPY_BYTES / min(durations_s)
 
 
 def latency(samples_ms: Sequence[float] | NDArray[np.float64]) -> Latency:

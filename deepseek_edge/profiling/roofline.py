@@ -27,14 +27,21 @@ class Roof:
         return max(2 * step.macs / self.flop_s, step_bytes(step) / self.bandwidth_bytes_s)
 
 
-def find_roof(target: Target, threads: int) -> Roof | None:
-    """The roof over ``threads`` cores, or None if the target's clock or memory isn't known."""
-    if target.clock_hz is None or target.memory_bandwidth_bytes_s is None:
+def find_roof(target: Target, threads: int, measured_bytes_s: float | None = None) -> Roof | None:
+    """The roof over ``threads`` cores, or None if the clock or the memory isn't known.
+
+    Args:
+        target: its nominal clock; a core that boosts can exceed the roof.
+        threads: that compute.
+        measured_bytes_s: memory bandwidth where it was measured; else the target's is taken.
+    """
+    bandwidth_bytes_s = measured_bytes_s or target.memory_bandwidth_bytes_s
+    if target.clock_hz is None or bandwidth_bytes_s is None:
         return None
     cores = min(max(threads, 1), target.cores)
     return Roof(
         flop_s=2.0 * target.peak_fma_per_cycle * target.clock_hz * cores,
-        bandwidth_bytes_s=float(target.memory_bandwidth_bytes_s),
+        bandwidth_bytes_s=float(bandwidth_bytes_s),
     )
 
 

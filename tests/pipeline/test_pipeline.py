@@ -210,7 +210,7 @@ def test_an_evaluation_that_makes_no_sense_is_refused(
 def test_a_long_evaluation_under_emulation_must_be_asked_for(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checking, "EMULATED_EVALUATION_S", 1.0)
+    monkeypatch.setattr(checking, "EMULATED_EVALUATION_S", 0.01)
     report = compile_tiny(model, targets=("arm64",), evaluation=labelled(model.parent)).reports[0]
     assert report.accuracy is None
     assert "--max-drop" in report.notes[0]

@@ -146,3 +146,5 @@ def test_roof_by_hand() -> None:
     assert roof.least_s(STEPS[0]) == pytest.approx(4e6 / 24e9)
     assert roof.least_s(STEPS[1]) == pytest.approx(2000 / 4e9)
     assert find_roof(TARGET, threads=16) == Roof(48e9, 4e9)
+    assert find_roof(TARGET, threads=1, measured_bytes_s=3e9) == Roof(12e9, 3e9)
+    assert find_roof(replace(TARGET, memory_bandwidth_bytes_s=None), threads=1) is None

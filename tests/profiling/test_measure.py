@@ -38,6 +38,8 @@ def test_a_profile_has_all_of_its_figures(library: Path) -> None:
     assert report.latency_ms.n == len(report.samples_ms) == 150
     assert 0 < report.latency_ms.min <= report.latency_ms.p50 <= report.latency_ms.p99
     assert report.open_ms > 0
+    assert report.bandwidth_bytes_s is not None
+    assert 1e8 < report.bandwidth_bytes_s < 1e12
     assert [(layer.name, layer.op) for layer in report.layers] == [("/fc/Gemm", "Gemm+Relu")]
     assert sum(layer.share for layer in report.layers) == pytest.approx(1.0)
     assert report.peak_rss_bytes is None or report.peak_rss_bytes < 50e6
