@@ -163,7 +163,7 @@ def _python(arguments: Sequence[str], timeout_s: float) -> tuple[int | None, str
 def _end(status: int | None, log: str, timeout_s: float) -> str:
     last = next((line for line in reversed(log.splitlines()) if line.strip()), "no message")
     if status is None:
-        return f"it did not end within {timeout_s:.0f} s"
+        return f"it did not end within {timeout_s:g} s"
     if status < 0:
         return f"the process was killed by signal {-status}; last line: {last}"
     return last
