@@ -77,9 +77,15 @@ def _roles(graph: onnx.GraphProto) -> dict[str, str]:
     for node in reversed(graph.node):
         for index, name in enumerate(node.input):
             if node.op_type == "BatchNormalization":
-                roles[name] = BATCH_NORMALIZATION.get(index, "weight")
+                is_residual = index == 1 and roles.get(node.output[0]) == "residual"
+                usual = BATCH_NORMALIZATION.get(index, "weight")
+                roles[name] = "small scale" if is_residual else usual
             elif node.op_type in {"Conv", "Gemm"}:
-                roles[name] = "shift" if index == 2 else "weight"
+                is_last = roles.get(node.output[0]) == "softmax"
+                weight = "classifier" if is_last and node.op_type == "Gemm" else "weight"
+                roles[name] = "shift" if index == 2 else weight
+            elif node.op_type in {"Softmax", "Sum"}:
+                roles[name] = {"Softmax": "softmax", "Sum": "residual"}[node.op_type]
             elif node.op_type == "Mul":
                 roles[name] = "scale"
             elif node.op_type == "Add":
@@ -94,9 +100,15 @@ def _draw(generator: np.random.Generator, shape: tuple[int, ...], role: str) -> 
 
     if role == "scale":
         return generator.uniform(0.8, 1.2, shape).astype(np.float32)
+    if role == "small scale":
+        # Sixteen residual additions at full scale would grow to hundreds.
+        return generator.uniform(0.2, 0.4, shape).astype(np.float32)
     if role == "shift":
         return generator.normal(0.0, 0.05, shape).astype(np.float32)
     fan_in = int(np.prod(shape[1:]))
     # float32 noise: VGG19 has 143 million weights.
     noise = generator.standard_normal(shape, dtype=np.float32)
-    return noise * np.float32((2.0 / fan_in) ** 0.5)
+    # A classifier's gain is smaller, lest its softmax answers 0 and 1 and hides every error.
+    gain = 0.01 if role == "classifier" else 2.0
+    noise *= np.float32((gain / fan_in) ** 0.5)
+    return noise

@@ -35,7 +35,7 @@ def test_failures_have_the_mirrored_interval() -> None:
 
 
 def test_top_k_counts_the_label_among_the_k_largest() -> None:
-    outputs = {"y": np.float32([[0.1, 0.7, 0.2], [3.0, 1.0, 2.0]])}
+    outputs = {"y": np.array([[0.1, 0.7, 0.2], [3.0, 1.0, 2.0]], np.float32)}
     labels = np.array([2, 0])
     assert top_k(outputs, labels, 1).tolist() == [0, 1]
     assert top_k(outputs, labels, 2).tolist() == [1, 1]
@@ -47,7 +47,7 @@ def test_of_equal_values_the_lower_index_wins() -> None:
 
 
 def test_outputs_with_trailing_ones_count_as_classes() -> None:
-    outputs = {"y": np.float32([1, 2, 3]).reshape(1, 3, 1, 1)}
+    outputs = {"y": np.array([1, 2, 3], np.float32).reshape(1, 3, 1, 1)}
     assert top_k(outputs, np.array([2]), 1).tolist() == [1]
 
 

@@ -53,26 +53,37 @@ def export_module(
     was_training = module.training
     module.eval()
     try:
-        with quiet_export(), torch.no_grad():
-            try:
-                program = torch.export.export(
-                    module,
-                    _enlarged(example_inputs, dynamic),
-                    dynamic_shapes=dynamic,
-                    strict=False,
-                )
-            except Exception as error:
-                # torch raises many types here; whether the static trace works decides.
-                _log.info("not traced with a dynamic batch: %s", first_line(error))
-                program = torch.export.export(module, example_inputs, strict=False)
-    except Exception as error:
-        raise UnsupportedError(
-            f"torch can't trace {type(module).__name__}: {first_line(error)}",
-            hint="torch.export must accept the module; its message says which line does not",
-        ) from error
+        program = _trace(module, example_inputs, dynamic)
     finally:
         module.train(was_training)
     return program_to_onnx(program, output_names=output_names)
+
+
+def _trace(
+    module: torch.nn.Module,
+    example_inputs: tuple[Any, ...],
+    dynamic: tuple[dict[int, torch.export.Dim], ...],
+) -> torch.export.ExportedProgram:
+    import torch
+
+    with quiet_export(), torch.no_grad():
+        try:
+            return torch.export.export(
+                module,
+                _enlarged(example_inputs, dynamic),
+                dynamic_shapes=dynamic,
+                strict=False,
+            )
+        except Exception as error:
+            # torch raises many types here; whether the static trace works decides.
+            _log.info("not traced with a dynamic batch: %s", first_line(error))
+        try:
+            return torch.export.export(module, example_inputs, strict=False)
+        except Exception as error:
+            raise UnsupportedError(
+                f"torch can't trace {type(module).__name__}: {first_line(error)}",
+                hint="torch.export must accept the module; its message says which line does not",
+            ) from error
 
 
 def _enlarged(

@@ -146,7 +146,7 @@ def test_arithmetic_on_shapes_is_folded_and_the_result_is_the_same() -> None:
 
 
 def test_constant_nodes_become_initializers() -> None:
-    value = numpy_helper.from_array(np.float32([1, 2, 3]), "v")
+    value = numpy_helper.from_array(np.array([1, 2, 3], np.float32), "v")
     nodes = [
         helper.make_node("Constant", [], ["c"], value=value),
         helper.make_node("Add", ["x", "c"], ["y"]),
@@ -178,7 +178,7 @@ def test_an_if_on_shapes_is_replaced_by_its_branch(size: int, taken: str) -> Non
     model = model_of(nodes, {"x": ["batch", "k"]}, {"two": np.array(2)})
     fixed = fix_shapes(model, {"x": (1, size)})
     assert [node.op_type for node in fixed.graph.node] == [taken, "Identity"]
-    x = np.float32([[-1, 2, -3]])[:, :size]
+    x = np.array([[-1, 2, -3]], np.float32)[:, :size]
     assert np.array_equal(run(fixed, x=x), run(model, x=x))
 
 
@@ -188,7 +188,7 @@ def test_a_constant_too_large_to_hold_is_left_as_it_is() -> None:
         helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0),
         helper.make_node("Add", ["x", "sum"], ["y"]),
     ]
-    constants = {"one": np.float32([1]), "to": np.array([1 << 20, 1 << 20])}
+    constants = {"one": np.array([1], np.float32), "to": np.array([1 << 20, 1 << 20])}
     fixed = fix_shapes(model_of(nodes, {"x": ["batch"]}, constants), {})
     assert [node.op_type for node in fixed.graph.node] == ["Expand", "ReduceSum", "Add"]
 
@@ -198,6 +198,6 @@ def test_dequantized_weights_stay_integers() -> None:
         helper.make_node("DequantizeLinear", ["q", "scale"], ["w"]),
         helper.make_node("Add", ["x", "w"], ["y"]),
     ]
-    constants = {"q": np.int8([1, 2, 3]), "scale": np.float32(0.5)}
+    constants = {"q": np.array([1, 2, 3], np.int8), "scale": np.float32(0.5)}
     fixed = fix_shapes(model_of(nodes, {"x": ["batch", 3]}, constants), {})
     assert [node.op_type for node in fixed.graph.node] == ["DequantizeLinear", "Add"]

@@ -13,55 +13,11 @@ from deepseek_edge.evaluation import evaluate
 from deepseek_edge.export import fix_shapes, load_model
 
 torch = pytest.importorskip("torch")
+small = pytest.importorskip("tests.export.torch_modules").small
 pytestmark = pytest.mark.torch
 
 
-class Small(torch.nn.Module):  # type: ignore[misc]
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU()
-        )
-        self.head = torch.nn.Linear(8, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.stem(x).mean((2, 3)))
-
-
-class FixedBatch(torch.nn.Module):  # type: ignore[misc]
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.view(1, 12) + torch.ones(1, 12)
-
-
-class TwoOutputs(torch.nn.Module):  # type: ignore[misc]
-    def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return a + b, a * b
-
-
-class Branching(torch.nn.Module):  # type: ignore[misc]
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + 1 if x.sum() > 0 else x - 1
-
-
-def small() -> tuple[torch.nn.Module, tuple[torch.Tensor]]:
-    torch.manual_seed(0)
-    return Small().eval(), (torch.zeros(1, 3, 8, 8),)
-
-
-def fixed_batch() -> tuple[torch.nn.Module, tuple[torch.Tensor]]:
-    return FixedBatch(), (torch.zeros(1, 3, 4),)
-
-
-def two_outputs() -> tuple[torch.nn.Module, tuple[torch.Tensor, torch.Tensor]]:
-    return TwoOutputs(), (torch.zeros(1, 4), torch.zeros(1, 4))
-
-
-def branching() -> tuple[torch.nn.Module, tuple[torch.Tensor]]:
-    return Branching(), (torch.zeros(1, 4),)
-
-
-def no_pair() -> torch.nn.Module:
-    return Small()
+MODULES = "tests.export.torch_modules"
 
 
 def run(model: object, **inputs: NDArray[np.generic]) -> list[NDArray[np.float32]]:
@@ -73,7 +29,7 @@ def run(model: object, **inputs: NDArray[np.generic]) -> list[NDArray[np.float32
 
 
 def test_a_module_computes_the_same_at_any_batch(capfd: pytest.CaptureFixture[str]) -> None:
-    model = load_model(f"{__name__}:small")
+    model = load_model(f"{MODULES}:small")
     captured = capfd.readouterr()
     module, _ = small()
     for batch in (1, 3):
@@ -84,7 +40,7 @@ def test_a_module_computes_the_same_at_any_batch(capfd: pytest.CaptureFixture[st
 
 
 def test_nodes_are_named_after_modules_and_normalization_is_folded() -> None:
-    model = load_model(f"{__name__}:small")
+    model = load_model(f"{MODULES}:small")
     names = [node.name for node in model.graph.node]
     assert names[:2] == ["stem.0/Conv", "stem.2/Relu"]
     assert names[-1] == "head/Gemm"
@@ -92,34 +48,34 @@ def test_nodes_are_named_after_modules_and_normalization_is_folded() -> None:
 
 
 def test_the_graph_is_the_same_every_time_and_names_no_file_of_this_machine() -> None:
-    one, two = (load_model(f"{__name__}:small").SerializeToString() for _ in range(2))
+    one, two = (load_model(f"{MODULES}:small").SerializeToString() for _ in range(2))
     assert one == two
     assert str(Path(__file__).parent).encode() not in one
     assert b"site-packages" not in one
 
 
 def test_a_batch_that_the_code_fixes_stays_fixed_and_another_is_refused() -> None:
-    model = load_model(f"{__name__}:fixed_batch")
+    model = load_model(f"{MODULES}:fixed_batch")
     assert fix_shapes(model, {}).graph.output[0].type.tensor_type.shape.dim[0].dim_value == 1
     with pytest.raises((UsageError, ModelError)):
         fix_shapes(model, {}, batch=4)
 
 
 def test_several_outputs_are_numbered() -> None:
-    model = load_model(f"{__name__}:two_outputs")
+    model = load_model(f"{MODULES}:two_outputs")
     assert [value.name for value in model.graph.output] == ["output_0", "output_1"]
 
 
 def test_a_module_that_can_not_be_traced_is_unsupported() -> None:
     with pytest.raises(UnsupportedError, match="can't trace Branching"):
-        load_model(f"{__name__}:branching")
+        load_model(f"{MODULES}:branching")
 
 
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        (f"{__name__}:no_pair", "not \\(module, example inputs\\)"),
-        (f"{__name__}:absent", "has no function absent"),
+        (f"{MODULES}:no_pair", "not \\(module, example inputs\\)"),
+        (f"{MODULES}:absent", "has no function absent"),
         ("absent_package.models:f", "can't import absent_package"),
     ],
 )
