@@ -1,4 +1,4 @@
-"""Convolution and matrix multiplication: one register tile for both.
+"""Matrix multiplication, and the register tile that convolution shares with it.
 
 The tile is ``rows x columns`` of accumulators: rows are output pixels (or matrix rows), whose
 inputs are broadcast; columns are output channels in vectors, whose weights were packed so that
@@ -6,12 +6,13 @@ the inner loop reads them in order. A 1x1 convolution is a matrix product over a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from tvm import tirx
 
-from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
+from deepseek_edge.backends.tvm.graph import Array, Node
+from deepseek_edge.backends.tvm.schedules.blocks import Columns, Tiling, streams_weights
+from deepseek_edge.backends.tvm.schedules.dot import FLOAT, Unit
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion, broadcast_row
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
@@ -19,112 +20,38 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     bind,
     build,
     index,
+    literal,
     load,
     local,
     loop,
     pieces,
-    ramp,
-    splat,
     store,
-    when,
-    zeros,
 )
-from deepseek_edge.backends.tvm.schedules.lowering import Lowering, ceil_div
+from deepseek_edge.backends.tvm.schedules.lowering import Lowering
+from deepseek_edge.backends.tvm.schedules.weights import prepare
 from deepseek_edge.target import Target
 
 
-@dataclass(frozen=True)
-class Tile:
-    """The largest register tile: ``rows`` broadcasts by ``vectors`` of ``lanes`` floats."""
-
-    rows: int
-    vectors: int
-    lanes: int
-
-    @property
-    def columns(self) -> int:
-        """Output channels in one full tile."""
-        return self.vectors * self.lanes
-
-
-def choose_tile(target: Target, rows: int, columns: int) -> Tile:
-    """The tile that keeps the multipliers busy within the register file.
-
-    Two weight vectors and one broadcast stay beside the accumulators. With few rows the tile
-    grows in columns instead, so that enough independent sums hide the multiplier's latency.
-    """
-    lanes = min(target.vector_bits // 32, 16)
-    while lanes > 4 and columns <= lanes // 2:
-        lanes //= 2
-    vectors = min(2, ceil_div(columns, lanes))
-    most = 8 if target.arch == "aarch64" else (target.vector_registers - 4) // max(vectors, 1)
-    most = max(1, min(most, 14))
-    if rows * vectors * 2 <= most:
-        vectors = max(1, min(most // rows, ceil_div(columns, lanes), 8))
-    return Tile(min(rows, most), vectors, lanes)
-
-
-def split_evenly(length: int, most: int) -> list[int]:
-    """Cut ``length`` into the fewest parts of at most ``most``, as equal as possible."""
-    parts = ceil_div(length, most)
-    small, larger = divmod(length, parts)
-    return [small + 1] * larger + [small] * (parts - larger)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """One block of output channels: vectors of (offset, lanes), of which ``stored`` count."""
-
-    vectors: tuple[tuple[int, int], ...]
-    stored: int
-
-    @property
-    def width(self) -> int:
-        """Columns computed, padding included."""
-        return sum(lanes for _, lanes in self.vectors)
-
-
-def column_blocks(columns: int, tile: Tile, *, padded: bool) -> tuple[int, Columns, Columns | None]:
-    """(number of full blocks, full block, the remaining block or None).
-
-    ``padded``: weights are packed with zeros up to whole vectors; else every load is exact.
-    """
-    full = Columns(tuple((v * tile.lanes, tile.lanes) for v in range(tile.vectors)), tile.columns)
-    count, rest = divmod(columns, tile.columns)
-    if not rest:
-        return count, full, None
-    if not padded:
-        return count, full, Columns(tuple(pieces(rest, tile.lanes)), rest)
-    cut = pieces(rest - rest % 4, tile.lanes)
-    if rest % 4:
-        cut.append((rest - rest % 4, 4))
-    return count, full, Columns(tuple(cut), rest)
-
-
-def pack(weights: Array, blocks: tuple[int, Columns, Columns | None]) -> Array:
-    """Weights (depth, columns) -> one run of (depth, width) for each block, flat."""
-    count, full, rest = blocks
-    depth = weights.shape[0]
-    main = weights[:, : count * full.width].reshape(depth, count, full.width)
-    runs = [np.ascontiguousarray(main.transpose(1, 0, 2)).reshape(-1)]
-    if rest is not None:
-        tail = weights[:, count * full.width :]
-        runs.append(np.pad(tail, ((0, 0), (0, rest.width - rest.stored))).reshape(-1))
-    return np.concatenate(runs)
-
-
 class Accumulators:
-    """A register tile of rows x block.width float32 sums."""
+    """A register tile of rows x block.width sums.
 
-    def __init__(self, rows: int, block: Columns, bias: Buffer | None, bias_base: Expr) -> None:
-        self.rows, self.block = rows, block
-        self.buffer = local("float32", rows * block.width)
+    Args:
+        start: what each channel's sum starts from, at ``start_base``; zeros if None.
+    """
+
+    def __init__(
+        self, unit: Unit, rows: int, block: Columns, start: Buffer | None, start_base: Expr
+    ) -> None:
+        self.unit, self.rows, self.block = unit, rows, block
+        self.buffer = local(unit.sum_type, rows * block.width)
         for offset, lanes in block.vectors:
-            start = (
-                zeros(lanes) if bias is None else bind(load(bias, bias_base + index(offset), lanes))
+            first = (
+                literal(0, unit.sum_type, lanes)
+                if start is None
+                else bind(load(start, start_base + index(offset), lanes))
             )
             for row in range(rows):
-                store(self.buffer, row * block.width + offset, lanes, start)
+                store(self.buffer, row * block.width + offset, lanes, first)
 
     def multiply(
         self,
@@ -133,86 +60,73 @@ class Accumulators:
         weight_base: Expr,
         weight_stride: int,
         *,
-        source: Callable[[int, Expr], Expr],
+        source: Buffer,
+        address: Callable[[int, Expr], Expr],
         rows: Sequence[int],
         unroll: int,
     ) -> None:
-        """Add ``source(row, k) * weights[weight_base + k * weight_stride ...]`` over k."""
-        factor = next(f for f in (unroll, 4, 2, 1) if f <= unroll and depth % f == 0)
-        with loop(depth // factor) as outer:
+        """Add ``source[address(row, k)] * weights[weight_base + k * weight_stride ...]`` over k.
+
+        ``depth`` is a multiple of the unit's group; the weights beyond the real depth are zero.
+        """
+        unit = self.unit
+        groups = depth // unit.group
+        factor = next(f for f in (unroll, 4, 2, 1) if f <= unroll and groups % f == 0)
+        with loop(groups // factor) as outer:
             for inner in range(factor):
-                k = outer * index(factor) + index(inner)
+                k = outer * index(factor * unit.group) + index(inner * unit.group)
                 base = weight_base + k * index(weight_stride)
                 vectors = [
-                    bind(load(weights, base + index(offset), lanes))
+                    unit.weights(weights, base + index(offset * unit.group), lanes)
                     for offset, lanes in self.block.vectors
                 ]
                 for row in rows:
-                    scalar = bind(source(row, k))
-                    self._add(row, scalar, vectors)
+                    self._multiply_row(row, source, address(row, k), vectors)
 
-    def _add(self, row: int, scalar: Expr, vectors: Sequence[Expr]) -> None:
+    def _multiply_row(
+        self, row: int, source: Buffer, address: Expr, vectors: Sequence[Expr]
+    ) -> None:
+        values: dict[int, Expr] = {}
         for (offset, lanes), vector in zip(self.block.vectors, vectors, strict=True):
-            at = ramp(row * self.block.width + offset, lanes)
-            total = self.buffer[at] + splat(scalar, lanes) * vector
-            store(self.buffer, row * self.block.width + offset, lanes, total)
+            if lanes not in values:
+                values[lanes] = self.unit.broadcast(source, address, lanes)
+            at = row * self.block.width + offset
+            total = self.unit.accumulate(load(self.buffer, at, lanes), values[lanes], vector, lanes)
+            store(self.buffer, at, lanes, total)
 
-    def finish(self, fusion: Fusion, row_of: Callable[[int], Expr], column: Expr) -> None:
-        """Apply the followers and write the tile."""
+    def add(self, rows: Sequence[int], table: Buffer, base: Expr) -> None:
+        """Add one vector of the table to the sums of some rows."""
+        for offset, lanes in self.block.vectors if rows else ():
+            vector = bind(load(table, base + index(offset), lanes))
+            for row in rows:
+                at = row * self.block.width + offset
+                store(self.buffer, at, lanes, load(self.buffer, at, lanes) + vector)
+
+    def finish(
+        self,
+        fusion: Fusion,
+        row_of: Callable[[int], Expr],
+        column: Expr,
+        result: "Callable[[Expr, Expr, int], Expr]",
+    ) -> None:
+        """Turn sums into results, apply the followers and write the tile.
+
+        Args:
+            result: (sum, column, lanes) -> the anchor's float result.
+        """
         for row in range(self.rows):
             for offset, lanes in self.block.vectors:
                 valid = min(lanes, self.block.stored - offset)
                 for shift, width in pieces(valid, lanes):
                     at = row * self.block.width + offset + shift
-                    fusion.finish(
-                        load(self.buffer, at, width),
-                        row_of(row),
-                        column + index(offset + shift),
-                        width,
-                    )
+                    place = column + index(offset + shift)
+                    value = result(load(self.buffer, at, width), place, width)
+                    fusion.finish(value, row_of(row), place, width)
 
 
-def for_blocks(
-    blocks: tuple[int, Columns, Columns | None],
-    which: Expr,
-    body: Callable[[Columns, Expr], None],
-) -> None:
-    """Emit ``body(block, number)`` for the block that ``which`` selects."""
-    count, full, rest = blocks
-    if rest is None:
-        body(full, which)
-        return
-    if count == 0:
-        body(rest, index(0))
-        return
-    with when(which < index(count)):
-        body(full, which)
-    with when(which >= index(count)):
-        body(rest, index(count))
-
-
-def for_parts(parts: list[int], which: Expr, body: Callable[[int, Expr], None]) -> None:
-    """Emit ``body(size, start)`` for the part of ``split_evenly`` that ``which`` selects."""
-    large, small = parts[0], parts[-1]
-    count = parts.count(large)
-    if large == small:
-        body(large, which * index(large))
-        return
-    with when(which < index(count)):
-        body(large, which * index(large))
-    with when(which >= index(count)):
-        body(small, index(count * large) + (which - index(count)) * index(small))
-
-
-def streams_weights(weights: int, data: int, row_parts: int, blocks: int, target: Target) -> bool:
-    """True if each block of weights should be read once, and the data again for each block.
-
-    Sizes in floats. Compares what must come from beyond the last private cache.
-    """
-    cache = max(target.l2_bytes, 256 * 1024) // 8
-    rows_outer = data + weights * (row_parts if weights > cache else 1)
-    blocks_outer = weights + data * (blocks if data > cache else 1)
-    return blocks_outer < rows_outer
+def unroll_of(target: Target) -> int:
+    """How many steps of the inner loop are written out."""
+    return 4 if target.arch == "aarch64" else 2
 
 
 def matmul(node: Node, fusion: Fusion, target: Target) -> Lowering:
@@ -228,60 +142,19 @@ def matmul(node: Node, fusion: Fusion, target: Target) -> Lowering:
     return _batched_matmul(node, fusion, target, (a_shape, b_shape, batch))
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """A matrix cut into parts of rows and blocks of columns."""
-
-    tile: Tile
-    blocks: tuple[int, Columns, Columns | None]
-    parts: list[int]
-
-    @classmethod
-    def of(cls, target: Target, rows: int, columns: int, *, padded: bool) -> "Tiling":
-        """The tiling for ``target``; ``padded`` as in ``column_blocks``."""
-        tile = choose_tile(target, rows, columns)
-        return cls(tile, column_blocks(columns, tile, padded=padded), split_evenly(rows, tile.rows))
-
-    @property
-    def n_blocks(self) -> int:
-        """Blocks of columns, the remaining one included."""
-        return self.blocks[0] + (self.blocks[2] is not None)
-
-    def select(
-        self, number: Expr, part: Expr, emit: Callable[[Columns, Expr, int, Expr], None]
-    ) -> None:
-        """Emit ``emit(block, its number, rows, first row)`` for a block number and a part."""
-        for_blocks(
-            self.blocks,
-            number,
-            lambda block, which: for_parts(
-                self.parts, part, lambda size, start: emit(block, which, size, start)
-            ),
-        )
-
-
 def packed_matmul(
-    node: Node,
-    fusion: Fusion,
-    target: Target,
-    weights: Array,
-    *,
-    rows: int,
-    bias: Value | None = None,
+    node: Node, fusion: Fusion, target: Target, matrix: Array, *, rows: int
 ) -> Lowering:
-    """(rows, k) x constant weights (k, n): a task is one part of rows by one block of columns."""
-    depth, columns = weights.shape
+    """(rows, k) x constant (k, n): a task is one part of rows by one block of columns."""
+    depth, columns = matrix.shape
     tiling = Tiling.of(target, rows, columns, padded=True)
-    packed = constant(f"{node.source}/packed", pack(weights, tiling.blocks))
-    extra = [] if bias is None else [padded_bias(bias, tiling.blocks)]
+    weights = prepare(node, target, matrix[None, None, None], tiling.blocks)
     n_parts, n_blocks = len(tiling.parts), tiling.n_blocks
     blocks_outer = streams_weights(depth * columns, rows * depth, n_parts, n_blocks, target)
-    unroll = 4 if target.arch == "aarch64" else 2
 
     def body(buffers: Sequence[Buffer], task: Expr) -> None:
-        source, packed_buffer, *rest = buffers
-        bias_buffer = rest[0] if bias is not None else None
-        fusion.attach(rest[len(extra) :])
+        source, *rest = buffers
+        fusion.attach(weights.attach(rest))
         inner = n_parts if blocks_outer else n_blocks
         first, second = tirx.indexdiv(task, index(inner)), tirx.indexmod(task, index(inner))
         part, number = (second, first) if blocks_outer else (first, second)
@@ -289,33 +162,24 @@ def packed_matmul(
         def emit(block: Columns, which: Expr, size: int, start: Expr) -> None:
             column = bind(which * index(tiling.tile.columns))
             origin = bind(start * index(depth))
-            sums = Accumulators(size, block, bias_buffer, column)
+            sums = Accumulators(weights.unit, size, block, weights.buffers.get("start"), column)
             sums.multiply(
-                depth,
-                packed_buffer,
-                bind(column * index(depth)),
+                weights.depth,
+                weights.buffers["packed"],
+                bind(column * index(weights.depth)),
                 block.width,
-                source=lambda row, k: source[origin + k + index(row * depth)],
+                source=source,
+                address=lambda row, k: origin + k + index(row * depth),
                 rows=range(size),
-                unroll=unroll,
+                unroll=unroll_of(target),
             )
-            sums.finish(fusion, lambda row: start + index(row), column)
+            sums.finish(fusion, lambda row: start + index(row), column, weights.result)
 
         tiling.select(number, part, emit)
 
-    tensors = [node.value(0), packed, *extra, *fusion.tensors]
+    tensors = [node.value(0), *weights.tensors, *fusion.tensors]
     macs = rows * depth * columns
     return Lowering(build(tensors, body), tuple(tensors), n_parts * n_blocks, macs)
-
-
-def padded_bias(bias: Value, blocks: tuple[int, Columns, Columns | None]) -> Value:
-    """The bias with zeros for the columns that only padding computes."""
-    assert bias.data is not None
-    count, full, rest = blocks
-    width = count * full.width + (rest.width if rest else 0)
-    return constant(
-        f"{bias.name}/padded", np.pad(bias.data.reshape(-1), (0, width - bias.elements))
-    )
 
 
 def _batched_matmul(
@@ -344,17 +208,23 @@ def _batched_matmul(
         def emit(block: Columns, which: Expr, size: int, start: Expr) -> None:
             column = bind(which * index(tiling.tile.columns))
             origin = bind(a_base + start * index(depth))
-            sums = Accumulators(size, block, None, column)
+            sums = Accumulators(FLOAT, size, block, None, column)
             sums.multiply(
                 depth,
                 b,
                 b_base + column,
                 columns,
-                source=lambda row, k: a[origin + k + index(row * depth)],
+                source=a,
+                address=lambda row, k: origin + k + index(row * depth),
                 rows=range(size),
                 unroll=2,
             )
-            sums.finish(fusion, lambda row: item * index(rows) + start + index(row), column)
+            sums.finish(
+                fusion,
+                lambda row: item * index(rows) + start + index(row),
+                column,
+                lambda total, column, lanes: total,
+            )
 
         tiling.select(number, part, emit)
 

@@ -11,7 +11,7 @@ import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
-from deepseek_edge.backends.tvm.schedules.contraction import split_evenly
+from deepseek_edge.backends.tvm.schedules.blocks import split_evenly
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.geometry import Geometry, Span, spans
 from deepseek_edge.backends.tvm.schedules.kernel import (

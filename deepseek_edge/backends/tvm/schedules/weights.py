@@ -1,0 +1,129 @@
+"""The constant side of a contraction: packed weights, and what turns sums into results.
+
+Float: sums start from the bias. Integer: for x = (q - z) * s the sum over taps of (q - z) * w
+is the sum of q * w plus a constant, so sums start from -z * sum(w); a tap that the border of
+the image cuts off has no q, and gets z * sum(w of the tap) back. The result is
+``sum * scale + bias`` in float32 (design.md, the Q/DQ contract).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from tvm import tirx
+
+from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
+from deepseek_edge.backends.tvm.schedules.blocks import Blocks, pack, padded_width
+from deepseek_edge.backends.tvm.schedules.dot import FLOAT, LONGEST_SUM, Unit, integer_unit
+from deepseek_edge.backends.tvm.schedules.kernel import Buffer, Expr, load
+from deepseek_edge.errors import UnsupportedError
+from deepseek_edge.target import Target
+
+INTEGER = {"Conv": "IntegerConv", "MatMul": "IntegerMatMul"}
+
+
+def unit_of(node: Node, target: Target) -> Unit:
+    """The multiply-accumulate unit of a contraction node."""
+    return integer_unit(target) if node.op in INTEGER.values() else FLOAT
+
+
+@dataclass
+class Weights:
+    """Packed weights of all groups.
+
+    Attributes:
+        depth: k of one tap, padded to the unit's group.
+        packed: (group, block, tap, k / unit.group, width, unit.group), flat.
+        start: (group, padded columns): what sums start from, or None for zero.
+        border: (group, kernel_h, kernel_w + 1, padded columns) int32: what a missing tap, or at
+            index kernel_w a missing filter row, gives back; None if it is nothing.
+        scale, bias: (group * columns) float32, of integer contractions.
+    """
+
+    unit: Unit
+    depth: int
+    padded: int
+    kernel_w: int
+    packed: Value
+    start: Value | None
+    border: Value | None
+    scale: Value | None
+    bias: Value | None
+    buffers: dict[str, Buffer] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[Value]:
+        """What the kernel takes for this part, in order."""
+        return [value for _, value in self._named()]
+
+    def _named(self) -> list[tuple[str, Value]]:
+        named = [
+            (name, getattr(self, name)) for name in ("packed", "start", "border", "scale", "bias")
+        ]
+        return [(name, value) for name, value in named if value is not None]
+
+    def attach(self, buffers: Sequence[Buffer]) -> list[Buffer]:
+        """Take this part's buffers from the front; returns the others."""
+        names = [name for name, _ in self._named()]
+        self.buffers = dict(zip(names, buffers, strict=False))
+        return list(buffers[len(names) :])
+
+    def result(self, total: Expr, column: Expr, lanes: int) -> Expr:
+        """The float result of a sum, for ``lanes`` channels from ``column``."""
+        if not self.unit.is_integer:
+            return total
+        value = tirx.Cast("float32" if lanes == 1 else f"float32x{lanes}", total)
+        value = value * load(self.buffers["scale"], column, lanes)
+        if "bias" in self.buffers:
+            value = value + load(self.buffers["bias"], column, lanes)
+        return value
+
+
+def prepare(node: Node, target: Target, taps: Array, blocks: Blocks) -> Weights:
+    """Pack the weights of a contraction.
+
+    Args:
+        taps: (group, kernel_h, kernel_w, k, columns).
+
+    Raises:
+        UnsupportedError: int32 sums could overflow.
+    """
+    unit = unit_of(node, target)
+    groups, kernel_h, kernel_w, depth, columns = taps.shape
+    depth += -depth % unit.group
+    taps = np.pad(taps, [(0, 0)] * 3 + [(0, depth - taps.shape[3]), (0, 0)])
+    flat = taps.reshape(groups, kernel_h * kernel_w * depth, columns)
+    packed = np.concatenate([pack(matrix, blocks, unit) for matrix in flat])
+    padded = padded_width(blocks)
+    name = node.source or node.output.name
+
+    def columns_padded(table: Array, label: str) -> Value:
+        room = [(0, 0)] * (table.ndim - 1) + [(0, padded - columns)]
+        return constant(f"{name}/{label}", np.pad(table, room).reshape(-1))
+
+    common = {
+        "unit": unit,
+        "depth": depth,
+        "padded": padded,
+        "kernel_w": kernel_w,
+        "packed": constant(f"{name}/packed", packed),
+    }
+    if not unit.is_integer:
+        bias = node.optional(2)
+        start = None
+        if bias is not None and bias.data is not None:
+            start = columns_padded(bias.data.reshape(groups, columns), "bias")
+        return Weights(**common, start=start, border=None, scale=None, bias=None)
+    if kernel_h * kernel_w * depth > LONGEST_SUM:
+        raise UnsupportedError(
+            f"{node.op} (node {name!r}): {kernel_h * kernel_w * depth} products may overflow int32",
+            hint=f"at most {LONGEST_SUM} are summed exactly; keep this layer in float",
+        )
+    zero_point = int(node.attrs["zero_point"])
+    start = border = None
+    if zero_point:
+        sums = taps.astype(np.int64).sum(axis=3) * zero_point  # (group, kh, kw, columns)
+        start = columns_padded(-sums.sum(axis=(1, 2)).astype(np.int32), "start")
+        rows = np.concatenate([sums, sums.sum(axis=2, keepdims=True)], axis=2)
+        border = columns_padded(rows.astype(np.int32), "border")
+    return Weights(**common, start=start, border=border, scale=node.value(2), bias=node.optional(3))
