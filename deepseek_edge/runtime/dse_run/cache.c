@@ -11,7 +11,8 @@ static int is_private(int descriptor, uint32_t forbidden, struct stat *status) {
 
 static int open_directory(void) {
   struct stat status;
-  const char *base = geteuid() == 0 ? "/run" : getenv("XDG_RUNTIME_DIR");
+  const char *base = getenv("XDG_RUNTIME_DIR");
+  if (!base && geteuid() == 0) base = "/run";
   if (!base || base[0] != '/') return -1;
   int parent = open(base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (parent < 0) return -1;
