@@ -22,71 +22,82 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "float32", "float16", "int8", "w4a16"]
 
 
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="x.onnx, x.pt2, a Hugging Face folder, or package.module:factory."
+    ),
+]
+TargetOption = Annotated[
+    list[str], typer.Option(metavar="ID", help="What to compile for; repeat it for several.")
+]
+PrecisionOption = Annotated[Precision, typer.Option(help="auto is float32 in this version.")]
+ShapeOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=1,3,48,320", help="An input's shape that the model leaves open."),
+]
+BatchOption = Annotated[
+    str, typer.Option(metavar="1,4,8", help="Batch sizes; all share one set of weights.")
+]
+EvalOption = Annotated[
+    str | None,
+    typer.Option(metavar="SOURCE", help="Measure accuracy on this data set (an id or .npz)."),
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(help="top1, top5 or package.module:function; default: the data set's."),
+]
+MaxDropOption = Annotated[
+    float | None,
+    typer.Option(metavar="PP", help="Fail if more percentage points of the metric are lost."),
+]
+RequireRunOption = Annotated[
+    bool, typer.Option("--require-run", help="Refuse targets that can't be run and checked here.")
+]
+DumpOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Keep what is generated, for a look.")
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT.dse",
+        help="A file, a folder, or a name with {target}; default NAME-TARGET.dse here.",
+    ),
+]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a page about it; measures what runs here."),
+]
+
+
 def compile_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="x.onnx, x.pt2, a Hugging Face folder, or package.module:factory."
-        ),
-    ],
+    model: ModelArgument,
     *,
-    target: Annotated[
-        list[str], typer.Option(metavar="ID", help="What to compile for; repeat it for several.")
-    ],
-    precision: Annotated[Precision, typer.Option(help="auto is float32 in this version.")] = "auto",
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=1,3,48,320", help="An input's shape that the model leaves open."
-        ),
-    ] = None,
-    batch: Annotated[
-        str, typer.Option(metavar="1,4,8", help="Batch sizes; all share one set of weights.")
-    ] = "1",
-    eval: Annotated[
-        str | None,
-        typer.Option(metavar="SOURCE", help="Measure accuracy on this data set (an id or .npz)."),
-    ] = None,
-    metric: Annotated[str | None, typer.Option(help="top1, top5; default: the data set's.")] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(metavar="PP", help="Fail if more percentage points of the metric are lost."),
-    ] = None,
-    require_run: Annotated[
-        bool,
-        typer.Option("--require-run", help="Refuse targets that can't be run and checked here."),
-    ] = False,
-    dump: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep what is generated, for a look.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT.dse",
-            help="A file, a folder, or a name with {target}; default NAME-TARGET.dse here.",
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a page about it; measures what runs here."),
-    ] = None,
+    target: TargetOption,
+    precision: PrecisionOption = "auto",
+    shape: ShapeOption = None,
+    batch: BatchOption = "1",
+    eval: EvalOption = None,
+    metric: MetricOption = None,
+    max_drop: MaxDropOption = None,
+    require_run: RequireRunOption = False,
+    dump: DumpOption = None,
+    output: OutputOption = None,
+    html: HtmlOption = None,
     format: FormatOption = "readable",
 ) -> None:
     """Compile a model, run what was made, compare it with its graph, and pack it."""
     with narration() as narrator:
-        # Imports below take a second: what can be refused without them comes first.
-        shapes = dict(parse_shape(text) for text in shape or [])
-        batches = parse_batches(batch)
         from deepseek_edge.pipeline import CompileRequest, compile_model
 
         request = CompileRequest(
             model=model,
             targets=tuple(target),
             precision=precision,
-            shapes=shapes,
-            batches=batches,
+            shapes=dict(parse_shape(text) for text in shape or []),
+            batches=parse_batches(batch),
             evaluation=eval,
             metric=metric,
             max_drop_pp=max_drop,

@@ -57,14 +57,10 @@ def measure(
         count = queries or _sample_count(typical_ns)
         before, began = read_conditions(), time.perf_counter()
         samples_ms = np.asarray(engine.time(count), dtype=np.float64) / 1e6
-        elapsed_s = time.perf_counter() - began
-        reasons = reasons_to_doubt(before, read_conditions(), elapsed_s)
+        reasons = reasons_to_doubt(before, read_conditions(), time.perf_counter() - began)
         layers = _layers(engine, inputs, typical_ns)
         peak_rss_bytes = memory.peak_bytes()
-    if count < LEAST_SAMPLES:
-        reasons.append(f"{count} samples: a p99 needs {LEAST_SAMPLES}")
-    if not stable:
-        reasons.append(f"times still drifted after {WARM_UP_LIMIT_S:.0f} s of warm-up")
+    reasons += _reasons_of_samples(count, stable)
     return ProfileReport(
         device="host",
         emulated=False,
@@ -123,6 +119,15 @@ def latency(samples_ms: Sequence[float] | NDArray[np.float64]) -> Latency:
         p99=_percentile(ordered, 99),
         n=len(ordered),
     )
+
+
+def _reasons_of_samples(count: int, stable: bool) -> list[str]:
+    reasons = []
+    if count < LEAST_SAMPLES:
+        reasons.append(f"{count} samples: a p99 needs {LEAST_SAMPLES}")
+    if not stable:
+        reasons.append(f"times still drifted after {WARM_UP_LIMIT_S:.0f} s of warm-up")
+    return reasons
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:
