@@ -13,7 +13,8 @@
  *
  * One model serves one thread at a time; open it twice for two. Nothing is allocated after
  * dse_open. No function aborts, prints, or changes the process's state. Inputs keep their
- * contents across dse_run, so that a run can be repeated.
+ * contents across dse_run, so that a run can be repeated. A child process made by fork can only
+ * close a model, not run it: threads don't survive a fork.
  */
 #ifndef DEEPSEEK_EDGE_H
 #define DEEPSEEK_EDGE_H
@@ -60,7 +61,8 @@ typedef enum { DSE_INPUT = 0, DSE_OUTPUT = 1 } dse_direction;
 typedef struct {
   uint32_t struct_size;     /* sizeof(dse_options): later fields may follow */
   int32_t threads;          /* 0: as many as this process may use */
-  const int32_t *affinity;  /* CPU numbers, one a thread, or NULL to leave it to the kernel */
+  const int32_t *affinity;  /* CPU numbers, one a thread, or NULL to leave it to the kernel; the
+                               first stands for the calling thread, which is left where it is */
   int32_t affinity_count;
   int32_t spin_us;          /* how long an idle thread spins before it sleeps; 0: the default */
 } dse_options;

@@ -67,14 +67,15 @@ def build_dse_emulate() -> Path:
     folder = runtime_sources() / "emulate"
     sources = sorted(folder.glob("*.c"))
     headers = (folder / "elf.h", runtime_sources() / "deepseek_edge.h")
-    texts = b"".join(path.read_bytes() for path in (*sources, *headers))
+    flags = ["-target", static_triple("aarch64"), "-mcpu=baseline", "-static", "-s", *_C_FLAGS]
+    texts = [path.read_bytes() for path in (*sources, *headers)]
+    key = digest_bytes(b"".join(texts) + " ".join(flags).encode())
     cache = cache_directory("deepseek-edge")
-    program = cache / f"dse-emulate-{digest_bytes(texts)[:16]}"
+    program = cache / f"dse-emulate-{key[:16]}"
     if program.is_file():
         return program
-    flags = ["-target", static_triple("aarch64"), "-mcpu=baseline", "-static", "-s"]
     # Under a name of its own first: another process may be building it too.
     with tempfile.TemporaryDirectory(dir=cache) as name:
-        zig(["cc", *flags, *_C_FLAGS, *map(str, sources), "-o", "dse-emulate"], cwd=Path(name))
+        zig(["cc", *flags, *map(str, sources), "-o", "dse-emulate"], cwd=Path(name))
         (Path(name) / "dse-emulate").replace(program)
     return program

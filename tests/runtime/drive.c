@@ -1,8 +1,10 @@
 /* drive.c THREADS SPIN_US RUNS: uses every function of deepseek_edge.h, well and badly, and
  * exits with 0 if all was as documented. Built with sanitizers, and run under count_malloc.c. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,6 +78,27 @@ static void check_description(const dse_model *model) {
   CHECK(dse_step(model, 0, 2, &step) == DSE_OK && strcmp(step.op, "Sum") == 0);
 }
 
+/* The workers run where they were told to, and the caller where it did. */
+static void check_affinity(void) {
+  cpu_set_t before, after;
+  dse_model *model;
+  int32_t cpus[2] = {sched_getcpu(), sched_getcpu()};
+  dse_options pinned = {.struct_size = sizeof pinned, .threads = 2, .affinity = cpus};
+  pinned.affinity_count = 2;
+  CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
+  CHECK(dse_open(&pinned, &model) == DSE_OK && dse_run(model, 1) == DSE_OK);
+  CHECK(sched_getaffinity(0, sizeof after, &after) == 0 && CPU_EQUAL(&before, &after));
+  DIR *tasks = opendir("/proc/self/task");
+  int one_cpu = 0;
+  for (struct dirent *task; (task = readdir(tasks));) {
+    CHECK(sched_getaffinity(atoi(task->d_name), sizeof after, &after) == 0);
+    one_cpu += task->d_name[0] != '.' && CPU_COUNT(&after) == 1 && CPU_ISSET(cpus[1], &after);
+  }
+  closedir(tasks);
+  CHECK(one_cpu >= 1);
+  dse_close(model);
+}
+
 /* Inputs and weights are small integers, so repeated runs must agree to the last bit. */
 static void check_runs(dse_model *model, int runs) {
   dse_tensor_info x, y, counts;
@@ -142,5 +165,6 @@ int main(int argc, char **argv) {
   CHECK(pthread_join(another, NULL) == 0);
   check_fork(model);
   dse_close(model);
+  check_affinity();
   return 0;
 }

@@ -1,6 +1,5 @@
 /* elf.c: the part of a dynamic linker that model.so needs, for libraries made for glibc and for
  * Android alike. Numbers: ELF for the Arm 64-bit Architecture (aaelf64). */
-#define _GNU_SOURCE
 #include "elf.h"
 
 #include <elf.h>

@@ -2,7 +2,6 @@
  *
  * Android's names are among them (__errno). Of libm it is what backends' kernels may call, the
  * same list as in android/libm_stub.c. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
