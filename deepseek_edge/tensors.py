@@ -21,6 +21,7 @@ DTYPE_BYTES = {
     "int64": 8,
     "bool": 1,
     "float16": 2,
+    "int16": 2,  # only inside programs: how some kernels store int8 activations
 }
 
 

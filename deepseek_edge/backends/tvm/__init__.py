@@ -83,11 +83,15 @@ def _compile_entry(
     from deepseek_edge.backends.tvm.emit import EntryTable
     from deepseek_edge.backends.tvm.fuse import fuse
     from deepseek_edge.backends.tvm.importer import import_onnx
+    from deepseek_edge.backends.tvm.integer import is_quantized, lower_integers
     from deepseek_edge.backends.tvm.layout import channels_last
     from deepseek_edge.backends.tvm.memory import lifetimes, plan
+    from deepseek_edge.backends.tvm.schedules.dot import integer_unit
     from deepseek_edge.backends.tvm.simplify import own_outputs, simplify
 
     graph = import_onnx(with_batch(model, batch))
+    if is_quantized(graph):
+        lower_integers(graph, integer_unit(target).storage)
     simplify(graph)
     channels_last(graph)
     own_outputs(graph)

@@ -13,6 +13,8 @@ from deepseek_edge.backends.tvm.operators import is_elementwise
 
 # Anchors whose schedule finishes each output vector in registers.
 FUSES_FOLLOWERS = {
+    "IntegerConv",
+    "IntegerMatMul",
     "Conv",
     "ConvTranspose",
     "MatMul",
@@ -73,11 +75,12 @@ def fuse(graph: Graph) -> list[FusedStep]:
     steps: list[tuple[int, FusedStep]] = []
     search = _Search(graph, position)
     for node in graph.nodes:
-        if node in grouped or node.op == "Reshape":
+        if node in grouped or node.op == "Reshape" or search.is_inline(node):
             continue
         step = FusedStep(None, [node]) if is_elementwise(node) else FusedStep(node)
         if is_elementwise(node) or (node.op in FUSES_FOLLOWERS and len(step.outputs) == 1):
             step.followers.extend(search.followers(node, grouped))
+        step.followers = search.with_inline(step.followers)
         grouped.update(step.nodes)
         steps.append((max(position[n] for n in step.nodes), step))
     return [step for _, step in sorted(steps, key=lambda item: item[0])]
@@ -93,6 +96,25 @@ class _Search:
         self.producers = self.graph.producers()
         self.outputs = set(self.graph.outputs)
 
+    def is_inline(self, node: Node) -> bool:
+        """True for a DequantizeLinear that its only reader computes on the way."""
+        readers = self.consumers.get(node.output, [])
+        return (
+            node.op == "DequantizeLinear"
+            and node.output not in self.outputs
+            and len(readers) == 1
+            and is_elementwise(readers[0])
+        )
+
+    def with_inline(self, nodes: list[Node]) -> list[Node]:
+        """The nodes, each behind the inline nodes that it reads."""
+        ordered: list[Node] = []
+        for node in nodes:
+            before = [self.producers[v] for v in node.inputs if v in self.producers]
+            ordered += self.with_inline([n for n in before if self.is_inline(n)])
+            ordered.append(node)
+        return list(dict.fromkeys(ordered))
+
     def followers(self, start: Node, grouped: set[Node]) -> list[Node]:
         """The longest run of elementwise nodes after ``start`` that ends in one value."""
         inside: list[Node] = [start]
@@ -104,7 +126,7 @@ class _Search:
                 break
             inside.append(node)
             members.add(node)
-            if self._leaks(inside, members) == [node.output]:
+            if self._leaks(inside, members) == [node.output] and not self.is_inline(node):
                 best = len(inside) - 1
         return inside[1 : best + 1]
 
@@ -125,7 +147,7 @@ class _Search:
         return None
 
     def _operands(self, inside: list[Node], node: Node) -> int:
-        return len(FusedStep(None, [*inside, node]).operands)
+        return len(FusedStep(None, self.with_inline([*inside, node])).operands)
 
     def _waits_for(self, node: Node, members: set[Node]) -> bool:
         """True if an operand of ``node`` is computed, outside the group, from the group."""

@@ -101,7 +101,8 @@ class _Walk:
                 hint="unroll it at export, or compile the loop's body as a model of its own",
             )
         elif proto.op_type == "Shape" or (
-            proto.op_type not in _RANDOM and all(v is None or v.data is not None for v in inputs)
+            # Constants behind DequantizeLinear are a layer's integer weights.
+            proto.op_type not in _RANDOM | {"DequantizeLinear"} and all(v is None or v.data is not None for v in inputs)
         ):
             self._fold(proto, inputs)
         else:

@@ -21,6 +21,7 @@ TO_FIRST: Perm = (0, 3, 1, 2)
 
 SPATIAL = {
     "Conv",
+    "IntegerConv",
     "ConvTranspose",
     "MaxPool",
     "AveragePool",

@@ -19,6 +19,8 @@ from deepseek_edge.target import Target
 _FUSING = {
     "AveragePool": window.pooling,
     "Conv": convolution.convolution,
+    "IntegerConv": convolution.convolution,
+    "IntegerMatMul": contraction.matmul,
     "ConvTranspose": spatial.conv_transpose,
     "LayerNormalization": reduction.layer_norm,
     "LogSoftmax": reduction.softmax,

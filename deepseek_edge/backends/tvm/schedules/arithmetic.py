@@ -10,7 +10,14 @@ import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node
-from deepseek_edge.backends.tvm.schedules.kernel import Expr, element_type, literal, splat
+from deepseek_edge.backends.tvm.schedules.kernel import (
+    Buffer,
+    Expr,
+    element_type,
+    literal,
+    load,
+    splat,
+)
 from deepseek_edge.errors import UnsupportedError
 
 Arguments = Sequence[Expr]
@@ -240,6 +247,45 @@ def _modulo(node: Node, args: Arguments, lanes: int) -> Expr:
     return a - b * tirx.trunc(a / b)
 
 
+def _quantize(node: Node, args: Arguments, lanes: int) -> Expr:
+    """Round half to even, add the zero point, saturate to int8's 256 values."""
+    quantization = node.attrs["quantization"]
+    # uint8 storage holds value + 128; its zero point has moved along.
+    low = 0 if node.output.dtype == "uint8" else -128
+    zero = quantization.zero_point
+    scaled = args[0] * fconst(1.0 / np.float64(np.float32(quantization.scale)), lanes)
+    bounded = tirx.min(
+        tirx.max(scaled, fconst(low - zero, lanes)), fconst(low + 255 - zero, lanes)
+    )
+    integer = _number(tirx.nearbyint(bounded), lanes, "int32")
+    if zero:
+        integer = integer + literal(zero, "int32", lanes)
+    return _number(integer, lanes, node.output.dtype)
+
+
+def dequantize(x: Expr, scale: float, zero_point: int, lanes: int) -> Expr:
+    """(x - zero point) * scale in float32."""
+    value = _number(x, lanes, "int32")
+    if zero_point:
+        value = value - literal(zero_point, "int32", lanes)
+    value = _number(value, lanes, "float32")
+    return value if scale == 1 else value * fconst(scale, lanes)
+
+
+def load_float(node: Node, buffer: Buffer, at: Expr, lanes: int) -> Expr:
+    """Elements of an anchor's first input, dequantized if the anchor reads quantized ones."""
+    value = load(buffer, at, lanes)
+    quantization = node.attrs.get("dequantize")
+    if quantization is None:
+        return value
+    return dequantize(value, quantization.scale, quantization.zero_point, lanes)
+
+
+def _dequantize(node: Node, args: Arguments, lanes: int) -> Expr:
+    quantization = node.attrs["quantization"]
+    return dequantize(args[0], quantization.scale, quantization.zero_point, lanes)
+
+
 def _thresholded(node: Node, args: Arguments, lanes: int) -> Expr:
     x = args[0]
     return tirx.Select(x > fconst(node.attrs.get("alpha", 1.0), lanes), x, _zero(x, lanes))
@@ -261,6 +307,7 @@ _RULES: dict[str, Rule] = {
     "Celu": _elu,
     "Clip": _clip,
     "Copy": _unary(lambda x, n: x),
+    "DequantizeLinear": _dequantize,
     "Div": lambda node, args, n: _divide(args),
     "Elu": _elu,
     "Equal": lambda node, args, n: tirx.EQ(args[0], args[1]),
@@ -291,6 +338,7 @@ _RULES: dict[str, Rule] = {
     "Or": _fold(tirx.Or),
     "PRelu": _leaky,
     "Pow": _power,
+    "QuantizeLinear": _quantize,
     "Reciprocal": _unary(lambda x, n: fconst(1.0, n) / x),
     "Relu": _unary(lambda x, n: tirx.max(x, _zero(x, n))),
     "Round": _unary(lambda x, n: tirx.nearbyint(x)),

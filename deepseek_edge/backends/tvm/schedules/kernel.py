@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own name for it
@@ -171,3 +172,11 @@ def unravel(flat: Expr, shape: Sequence[int]) -> list[Expr]:
 def zeros(lanes: int) -> Expr:
     """A vector of float32 zeros."""
     return literal(0.0, "float32", lanes)
+
+
+def lowest(dtype: str, lanes: int) -> Expr:
+    """The least value of a dtype."""
+    kind = np.dtype(dtype)
+    is_float = kind.kind == "f"
+    value = float(np.finfo(kind).min) if is_float else int(np.iinfo(kind).min)
+    return literal(value, dtype, lanes)

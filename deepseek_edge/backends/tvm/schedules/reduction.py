@@ -6,7 +6,7 @@ import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Node
-from deepseek_edge.backends.tvm.schedules.arithmetic import exp, fconst, log
+from deepseek_edge.backends.tvm.schedules.arithmetic import exp, fconst, load_float, log
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
@@ -70,7 +70,7 @@ def _reduce_columns(
 ) -> Lowering:
     """Vectors run over the dimensions that stay; a task is some columns of one row."""
     outer, count, inner = sizes
-    dtype = node.value(0).dtype
+    dtype = node.output.dtype
     combine = _COMBINE[node.op]
     columns = inner[-1]
     lead = int(np.prod(inner[:-1]))
@@ -94,7 +94,7 @@ def _reduce_columns(
             with loop(count) as r:
                 first = base + r * index(lead * columns) + column
                 for v in range(vectors):
-                    value = load(source, first + index(v * lanes), lanes)
+                    value = load_float(node, source, first + index(v * lanes), lanes)
                     store(sums, v * lanes, lanes, combine(load(sums, v * lanes, lanes), value))
             for v in range(vectors):
                 total = load(sums, v * lanes, lanes)
@@ -139,7 +139,7 @@ def _choose(
 
 def _reduce_rows(node: Node, fusion: Fusion, target: Target, rows: int, count: int) -> Lowering:
     """The reduced elements lie side by side: vectors along them, then one sum of the lanes."""
-    dtype = node.value(0).dtype
+    dtype = node.output.dtype
     lanes = target.vector_bits // (8 * np.dtype(dtype).itemsize)
 
     def body(buffers: Sequence[Buffer], row: Expr) -> None:
@@ -152,7 +152,7 @@ def _reduce_rows(node: Node, fusion: Fusion, target: Target, rows: int, count: i
             dtype=dtype,
             combine=_COMBINE[node.op],
             start=_start(node.op, dtype, 1),
-            value=lambda at, width: load(source, base + at, width),
+            value=lambda at, width: load_float(node, source, base + at, width),
         )
         if node.op == "ReduceMean":
             total = total * fconst(1.0 / count, 1)
@@ -210,12 +210,12 @@ def softmax(node: Node, fusion: Fusion, target: Target) -> Lowering:
                 lanes,
                 combine=tirx.max,
                 start=least,
-                value=lambda at, width: load(source, base + at, width),
+                value=lambda at, width: load_float(node, source, base + at, width),
             )
         )
 
         def powers(at: Expr, width: int) -> Expr:
-            power = bind(exp(load(source, base + at, width) - splat(peak, width), width))
+            power = bind(exp(load_float(node, source, base + at, width) - splat(peak, width), width))
             store(out, base + at, width, power)
             return power
 
@@ -224,7 +224,7 @@ def softmax(node: Node, fusion: Fusion, target: Target) -> Lowering:
 
         def write(at: Expr, width: int) -> None:
             if node.op == "LogSoftmax":
-                value = load(source, base + at, width) - splat(shift, width)
+                value = load_float(node, source, base + at, width) - splat(shift, width)
             else:
                 value = load(out, base + at, width) * splat(shift, width)
             fusion.finish(value, row, at, width)
@@ -260,10 +260,10 @@ def layer_norm(node: Node, fusion: Fusion, target: Target) -> Lowering:
         def total(value: Callable[[Expr, int], Expr]) -> Expr:
             return _sum_row(count, lanes, value)
 
-        mean = bind(total(lambda at, n: load(source, base + at, n)) * fconst(1 / count, 1))
+        mean = bind(total(lambda at, n: load_float(node, source, base + at, n)) * fconst(1 / count, 1))
 
         def centred(at: Expr, width: int) -> Expr:
-            return bind(load(source, base + at, width) - splat(mean, width))
+            return bind(load_float(node, source, base + at, width) - splat(mean, width))
 
         def square(at: Expr, width: int) -> Expr:
             x = centred(at, width)

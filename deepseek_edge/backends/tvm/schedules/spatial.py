@@ -6,7 +6,7 @@ import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node, constant
-from deepseek_edge.backends.tvm.schedules.arithmetic import exp, fconst, log
+from deepseek_edge.backends.tvm.schedules.arithmetic import exp, fconst, load_float, log
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
@@ -61,7 +61,7 @@ def resize(node: Node, fusion: Fusion, target: Target) -> Lowering:
                 total = None
                 for a, line in enumerate(lines):
                     for b, place in enumerate(places):
-                        value = load(source, line + place + column, lanes)
+                        value = load_float(node, source, line + place + column, lanes)
                         if taps_y * taps_x > 1:
                             wy = load_splat(y_weights, y * index(taps_y) + index(a), lanes)
                             wx = load_splat(x_weights, pixel * index(taps_x) + index(b), lanes)

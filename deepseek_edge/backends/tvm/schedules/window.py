@@ -11,6 +11,7 @@ import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
+from deepseek_edge.backends.tvm.schedules.arithmetic import dequantize, load_float
 from deepseek_edge.backends.tvm.schedules.blocks import split_evenly
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.geometry import Geometry, Span, spans
@@ -21,7 +22,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     build,
     for_columns,
     index,
-    literal,
+    lowest,
     load,
     load_splat,
     local,
@@ -32,7 +33,9 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     zeros,
 )
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering
+from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.target import Target
+from deepseek_edge.tensors import DTYPE_BYTES
 
 TILE = 4  # output pixels; more would spill on 16 registers
 
@@ -40,11 +43,18 @@ TILE = 4  # output pixels; more would spill on 16 registers
 def depthwise(
     node: Node, fusion: Fusion, target: Target, shape: Geometry, weights: Array
 ) -> Lowering:
-    """Conv with one input channel a group; weights (channels, 1, kh, kw)."""
+    """Conv with one input channel a group; weights (channels, 1, kh, kw).
+
+    Integers are multiplied as floats, which is exact: no sum reaches 2**24.
+    """
     ordered = weights[:, 0].transpose(1, 2, 0)  # (kh, kw, channels)
-    packed = constant(f"{node.source}/packed", ordered.reshape(-1))
-    bias = node.optional(2)
-    extra = [packed] if bias is None else [packed, bias]
+    extra = {"weights": constant(f"{node.source}/packed", ordered.reshape(-1))}
+    rest = {"bias": node.optional(2)}
+    if node.op == "IntegerConv":
+        if weights[0].size * 255 * 127 >= 1 << 24:
+            raise UnsupportedError(f"Conv (node {node.source!r}) sums too many integer products")
+        rest = {"scale": node.value(2), "bias": node.optional(3)}
+    extra.update({name: value for name, value in rest.items() if value is not None})
     return _Window(node, fusion, target, shape, "depthwise", extra).lower()
 
 
@@ -54,9 +64,9 @@ def pooling(node: Node, fusion: Fusion, target: Target) -> Lowering:
     size = (1, kernel[0]) if len(kernel) == 1 else (kernel[0], kernel[1])
     shape = Geometry.of(node, size)
     if node.op == "MaxPool":
-        return _Window(node, fusion, target, shape, "max", []).lower()
+        return _Window(node, fusion, target, shape, "max", {}).lower()
     share = constant(f"{node.source}/share", _shares(node, shape))
-    return _Window(node, fusion, target, shape, "average", [share]).lower()
+    return _Window(node, fusion, target, shape, "average", {"share": share}).lower()
 
 
 def _shares(node: Node, shape: Geometry) -> Array:
@@ -98,21 +108,23 @@ class _Window:
     target: Target
     shape: Geometry
     kind: str
-    extra: list[Value]
+    extra: dict[str, Value]  # constants by role: weights, scale, bias, share
 
     def lower(self) -> Lowering:
         shape = self.shape
-        tensors = [self.node.value(0), *self.extra, *self.fusion.tensors]
+        # Only a maximum leaves its input's type.
+        self.dtype = self.node.value(0).dtype if self.kind == "max" else "float32"
+        tensors = [self.node.value(0), *self.extra.values(), *self.fusion.tensors]
         rows = shape.batch * shape.out_height
         macs = rows * shape.out_width * shape.channels * shape.kernel_h * shape.kernel_w
         return Lowering(build(tensors, self._task), tuple(tensors), rows, macs)
 
     def _task(self, buffers: Sequence[Buffer], row: Expr) -> None:
-        source, *rest = buffers
-        extra = rest[: len(self.extra)]
+        self.source, *rest = buffers
+        self.buffers = dict(zip(self.extra, rest, strict=False))
         self.fusion.attach(rest[len(self.extra) :])
         tile = 7 if self.target.vector_registers >= 32 else TILE
-        lanes = self.target.vector_bits // 32
+        lanes = self.target.vector_bits // (8 * DTYPE_BYTES[self.dtype])
         for span in spans(self.shape, split_evenly(self.shape.out_width, tile)):
             with loop(span.count) as i:
                 start = bind(index(span.start) + i * index(span.width))
@@ -120,22 +132,15 @@ class _Window:
                     self.shape.channels,
                     lanes,
                     lambda column, width, span=span, start=start: self._tile(  # type: ignore[misc]
-                        (source, extra), span, (row, start, column), width
+                        span, (row, start, column), width
                     ),
                 )
 
-    def _tile(
-        self,
-        buffers: tuple[Buffer, list[Buffer]],
-        span: Span,
-        at: tuple[Expr, Expr, Expr],
-        lanes: int,
-    ) -> None:
+    def _tile(self, span: Span, at: tuple[Expr, Expr, Expr], lanes: int) -> None:
         shape = self.shape
-        extra = buffers[1]
         row, start, column = at
-        sums = local("float32", span.width * lanes)
-        first = self._start(extra, column, lanes)
+        sums = local(self.dtype, span.width * lanes)
+        first = self._start(column, lanes)
         for pixel in range(span.width):
             store(sums, pixel * lanes, lanes, first)
         batch, out_y = shape.split_row(row)
@@ -150,45 +155,55 @@ class _Window:
                     + (start * index(shape.stride_w) - index(shape.pad_left))
                     * index(shape.channels)
                 )
-                self._filter_row(buffers, (base, r, column), span, sums, lanes)
+                self._filter_row((base, r, column), span, sums, lanes)
         for pixel in range(span.width):
-            value = load(sums, pixel * lanes, lanes)
+            out_pixel = out_y * index(shape.out_width) + start + index(pixel)
+            value = self._result(load(sums, pixel * lanes, lanes), column, out_pixel, lanes)
             out_row = row * index(shape.out_width) + start + index(pixel)
-            if self.kind == "average":
-                at_pixel = out_y * index(shape.out_width) + start + index(pixel)
-                value = value * load_splat(extra[0], at_pixel, lanes)
             self.fusion.finish(value, out_row, column, lanes)
 
-    def _start(self, extra: list[Buffer], column: Expr, lanes: int) -> Expr:
+    def _start(self, column: Expr, lanes: int) -> Expr:
         if self.kind == "max":
-            return literal(float(np.finfo(np.float32).min), "float32", lanes)
-        if self.kind == "depthwise" and len(self.extra) > 1:
-            return bind(load(extra[1], column, lanes))
+            return lowest(self.dtype, lanes)
+        if "bias" in self.buffers and "scale" not in self.buffers:
+            return bind(load(self.buffers["bias"], column, lanes))
         return zeros(lanes)
 
+    def _result(self, total: Expr, column: Expr, out_pixel: Expr, lanes: int) -> Expr:
+        if "share" in self.buffers:
+            return total * load_splat(self.buffers["share"], out_pixel, lanes)
+        if "scale" not in self.buffers:
+            return total
+        total = total * load(self.buffers["scale"], column, lanes)
+        return total + load(self.buffers["bias"], column, lanes) if "bias" in self.extra else total
+
+    def _load(self, at: Expr, lanes: int) -> Expr:
+        """Input elements; quantized ones as floats, without their zero point."""
+        if self.node.op == "IntegerConv":
+            value = load(self.source, at, lanes)
+            return dequantize(value, 1, self.node.attrs["zero_point"], lanes)
+        return load_float(self.node, self.source, at, lanes)
+
     def _filter_row(
-        self,
-        buffers: tuple[Buffer, list[Buffer]],
-        at: tuple[Expr, Expr, Expr],
-        span: Span,
-        sums: Buffer,
-        lanes: int,
+        self, at: tuple[Expr, Expr, Expr], span: Span, sums: Buffer, lanes: int
     ) -> None:
         shape = self.shape
-        source, extra = buffers
         base, r, column = at
         inputs: dict[int, Expr] = {}  # by distance from the tile's first input pixel
         for s in range(shape.kernel_w):
             weight = None
             if self.kind == "depthwise":
                 tap = (r * index(shape.kernel_w) + index(s)) * index(shape.channels) + column
-                weight = bind(load(extra[0], tap, lanes))
+                weight = load(self.buffers["weights"], tap, lanes)
+                if self.node.op == "IntegerConv":
+                    weight = dequantize(weight, 1, 0, lanes)
+                weight = bind(weight)
             for pixel in range(span.width):
                 if not span.hits(pixel, s, shape):
                     continue
                 x = pixel * shape.stride_w + s * shape.dilation_w
                 if x not in inputs:
-                    inputs[x] = bind(load(source, base + index(x * shape.channels), lanes))
+                    inputs[x] = bind(self._load(base + index(x * shape.channels), lanes))
                 total = sums[ramp(pixel * lanes, lanes)]
                 store(sums, pixel * lanes, lanes, self._combine(total, inputs[x], weight))
 

@@ -1,0 +1,318 @@
+"""Q/DQ -> integers: layers between DequantizeLinear and QuantizeLinear compute on int8.
+
+    DQ(x), DQ(w) -> Conv -> ... -> Q      becomes      IntegerConv(x, w) -> ... -> Q
+
+where IntegerConv sums int8 products in int32 and gives the float result; what follows (Relu,
+a residual DQ and Add, Q) is elementwise and fuses into its step, so that only int8 is written.
+Every rewrite is exact: the graph's numbers don't change, except for the order of float sums.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deepseek_edge.backends.tvm.graph import Graph, Node, Value, constant
+from deepseek_edge.errors import UnsupportedError
+
+# Operators that give the same answer on quantized values: they move or compare them.
+MOVES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "MaxPool", "Gather",
+         "Concat", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "Identity"}
+# Anchors that dequantize what they load.
+READS_QUANTIZED = {"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Resize",
+                   "Softmax", "LayerNormalization"}
+LAYERS = ("Conv", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """x = (q - zero_point) * scale, for a whole tensor."""
+
+    scale: float
+    zero_point: int
+
+
+def is_quantized(graph: Graph) -> bool:
+    """True if the graph has Q/DQ nodes."""
+    return any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in graph.nodes)
+
+
+def lower_integers(graph: Graph, storage: str) -> dict[str, str]:
+    """Rewrite a Q/DQ graph in place.
+
+    Args:
+        storage: how int8 activations lie in memory: "int8", "int16", or "uint8" with 128 added.
+
+    Returns:
+        Layers that stay float, by source name, with the reason.
+
+    Raises:
+        UnsupportedError: a Q/DQ node that breaks the contract (which node, which rule).
+    """
+    for node in graph.nodes:
+        _read_parameters(node)
+    _push_up_over_concat(graph)
+    _push_down(graph)
+    _cancel_pairs(graph)
+    _one_reader_each(graph)
+    kept: dict[str, str] = {}
+    graph.rewrite(lambda node: _layer(graph, node, kept))
+    graph.remove_dead()
+    _absorb(graph)
+    _fold_constants(graph)
+    _store_as(graph, storage)
+    graph.remove_dead()
+    return kept
+
+
+def _read_parameters(node: Node) -> None:
+    """Scale and zero point as attributes; axis stays for per-channel weights."""
+    if node.op not in ("QuantizeLinear", "DequantizeLinear"):
+        return
+    scale, zero = node.value(1), node.optional(2)
+    where = f"{node.op} (node {node.source!r})"
+    if scale.data is None or (zero is not None and zero.data is None):
+        raise UnsupportedError(f"{where}: scale and zero point must be constant")
+    quantized = node.output if node.op == "QuantizeLinear" else node.value(0)
+    if quantized.dtype not in ("int8", "int32") or node.attrs.get("block_size"):
+        raise UnsupportedError(
+            f"{where}: {quantized.dtype} is not int8 per tensor or channel",
+            hint="activations and weights are int8, biases float32: quantize the float model "
+            "with deepseek-edge quantize",
+        )
+    points = np.zeros(1, np.int64) if zero is None or zero.data is None else zero.data
+    if scale.elements > 1 and (np.any(points) or node.value(0).data is None):
+        raise UnsupportedError(f"{where}: only weights may be per channel, with zero point 0")
+    node.attrs["scales"] = np.asarray(scale.data, np.float32).reshape(-1)
+    if scale.elements == 1:
+        node.attrs["quantization"] = Quantization(
+            float(scale.data.reshape(-1)[0]), int(points.reshape(-1)[0]))
+    if node.op == "QuantizeLinear" and scale.elements > 1:
+        raise UnsupportedError(f"{where}: activations are quantized per tensor")
+    node.inputs = node.inputs[:1]
+
+
+def parameters(node: Node | None) -> Quantization | None:
+    """The per-tensor parameters of a Q or DQ node."""
+    return None if node is None else node.attrs.get("quantization")
+
+
+def _moves(node: Node, producers: dict[Value, Node]) -> bool:
+    """True if the node gives the same result on quantized inputs as on dequantized ones."""
+    data = node.inputs if node.op == "Concat" else node.inputs[:1]
+    if node.op == "Resize":
+        movable = node.attrs.get("mode", "nearest") == "nearest"
+    else:
+        movable = node.op in MOVES
+    sources = [producers.get(value) for value in data if value is not None]
+    if not movable or not sources:
+        return False
+    first = sources[0]
+    return all(
+        source is not None and source.op == "DequantizeLinear"
+        and parameters(source) is not None and parameters(source) == parameters(first)
+        for source in sources
+    )
+
+
+def _push_down(graph: Graph) -> None:
+    """move(DQ(x)) -> DQ(move(x)), so that data moves as int8."""
+    producers = graph.producers()
+
+    def rule(node: Node) -> list[Node] | None:
+        if not _moves(node, producers):
+            return None
+        n_data = len(node.inputs) if node.op == "Concat" else 1
+        sources = [producers[value] for value in node.inputs[:n_data] if value is not None]
+        moved = Value(f"{node.output.name}/int8", "int8", node.output.shape)
+        inner = Node(node.op, [*(s.value(0) for s in sources), *node.inputs[n_data:]], [moved],
+                     node.attrs, node.source)
+        outer = _dequantize(moved, node.output, sources[0].attrs, node.source)
+        producers[moved], producers[node.output] = inner, outer
+        return [inner, outer]
+
+    graph.rewrite(rule)
+
+
+def _dequantize(value: Value, out: Value, attrs: dict[str, Any], source: str) -> Node:
+    kept = {key: attrs[key] for key in ("scales", "quantization")}
+    return Node("DequantizeLinear", [value], [out], kept, source)
+
+
+def _push_up_over_concat(graph: Graph) -> None:
+    """Q(Concat(a, b)) -> Concat(Q(a), Q(b)): each part is quantized where it is made."""
+    producers, consumers = graph.producers(), graph.consumers()
+
+    def rule(node: Node) -> list[Node] | None:
+        concat = producers.get(node.value(0)) if node.op == "QuantizeLinear" else None
+        if concat is None or concat.op != "Concat" or concat.output in graph.outputs:
+            return None
+        if len(consumers[concat.output]) != 1:
+            return None
+        parts: list[Value | None] = []
+        nodes: list[Node] = []
+        for number, value in enumerate(concat.inputs):
+            assert value is not None
+            part = Value(f"{node.output.name}/part{number}", "int8", value.shape)
+            nodes.append(Node("QuantizeLinear", [value], [part], dict(node.attrs), node.source))
+            parts.append(part)
+        joined = Node("Concat", parts, [node.output], concat.attrs, concat.source)
+        return [*nodes, joined]
+
+    graph.rewrite(rule)
+    graph.remove_dead()
+
+
+def _cancel_pairs(graph: Graph) -> None:
+    """Q(DQ(x)) -> x where both have the same parameters."""
+    producers = graph.producers()
+    for node in graph.nodes:
+        before = producers.get(node.value(0)) if node.op == "QuantizeLinear" else None
+        if before is None or before.op != "DequantizeLinear":
+            continue
+        if parameters(before) == parameters(node) and before.value(0).dtype == "int8":
+            graph.replace_uses(node.output, before.value(0))
+    graph.remove_dead()
+
+
+def _one_reader_each(graph: Graph) -> None:
+    """A DQ node for each reader: it costs nothing where it is fused."""
+    producers = graph.producers()
+    nodes: list[Node] = []
+    used: set[Value] = set(graph.outputs)
+    for node in graph.nodes:
+        for place, value in enumerate(node.inputs):
+            producer = producers.get(value) if value is not None else None
+            if value is None or producer is None or producer.op != "DequantizeLinear":
+                continue
+            if value in used:
+                again = Value(f"{value.name}/{len(used)}", value.dtype, value.shape)
+                nodes.append(Node(producer.op, list(producer.inputs), [again],
+                                  dict(producer.attrs), producer.source))
+                node.inputs[place] = again
+                used.add(again)
+            used.add(value)
+        nodes.append(node)
+    graph.nodes = nodes
+
+
+def _layer(graph: Graph, node: Node, kept: dict[str, str]) -> list[Node] | None:
+    """Conv, Gemm and MatMul on a dequantized activation and dequantized constant weights."""
+    if node.op not in LAYERS:
+        return None
+    producers = graph.producers()
+    data, weights = (producers.get(node.value(i)) for i in range(2))
+    reason = _why_float(node, data, weights)
+    if reason is not None:
+        kept[node.source] = reason
+        return None
+    assert data is not None and weights is not None
+    quantization = parameters(data)
+    assert quantization is not None
+    matrix = weights.value(0)
+    assert matrix.data is not None
+    bias = node.optional(2)
+    attrs = {**node.attrs, "zero_point": quantization.zero_point}
+    if node.op == "Gemm":
+        if node.attrs.get("transB"):
+            matrix = constant(f"{matrix.name}/transposed", matrix.data.T)
+        op, channels = "IntegerMatMul", matrix.shape[-1]
+    else:
+        op = "IntegerConv" if node.op == "Conv" else "IntegerMatMul"
+        channels = matrix.shape[0] if node.op == "Conv" else matrix.shape[-1]
+    scales = np.broadcast_to(weights.attrs["scales"], (channels,)).astype(np.float64)
+    factor = constant(f"{node.source}/scale", (scales * quantization.scale).astype(np.float32))
+    shift: Value | None = None
+    if bias is not None and bias.data is not None:
+        shift = constant(f"{bias.name}/row", np.broadcast_to(
+            bias.data.reshape(-1), (channels,)).astype(np.float32))
+    return [Node(op, [data.value(0), matrix, factor, shift], list(node.outputs), attrs,
+                 node.source)]
+
+
+def _why_float(node: Node, data: Node | None, weights: Node | None) -> str | None:
+    """Why a layer can't be computed on integers, or None."""
+    if data is None or data.op != "DequantizeLinear" or parameters(data) is None:
+        return "its input is not quantized"
+    if data.value(0).dtype != "int8":
+        return "its input is not int8"
+    if weights is None or weights.op != "DequantizeLinear":
+        return "its weights are not quantized" if node.value(1).data is not None else (
+            "it multiplies two activations")
+    if weights.value(0).data is None or weights.value(0).dtype != "int8":
+        return "its second operand is an activation"
+    if np.any(weights.value(0).data == -128):  # noqa: PLR2004
+        return "a weight is -128, which the exact 16-bit pair sums don't allow"
+    bias = node.optional(2)
+    if bias is not None and bias.data is None:
+        return "its bias is not a float32 constant"
+    if node.op == "Gemm":
+        simple = node.attrs.get("alpha", 1.0) == 1 and node.attrs.get("beta", 1.0) == 1
+        if not simple or node.attrs.get("transA"):
+            return "it scales or transposes its input"
+    if node.op == "MatMul" and (len(weights.value(0).shape) != 2  # noqa: PLR2004
+                                or weights.attrs.get("axis", 1) % 2 == 0
+                                and len(weights.attrs["scales"]) > 1):
+        return "its weights are not a matrix with one scale a column"
+    return None
+
+
+def _absorb(graph: Graph) -> None:
+    """Pooling and reductions dequantize what they load."""
+    producers = graph.producers()
+    for node in graph.nodes:
+        before = producers.get(node.value(0)) if node.op in READS_QUANTIZED else None
+        quantization = parameters(before)
+        if before is not None and before.op == "DequantizeLinear" and quantization is not None:
+            node.inputs[0] = before.value(0)
+            node.attrs["dequantize"] = quantization
+
+
+def _fold_constants(graph: Graph) -> None:
+    """DQ of constants that stay float."""
+
+    def rule(node: Node) -> list[Node] | None:
+        if node.op != "DequantizeLinear" or node.value(0).data is None:
+            return None
+        data, scales = node.value(0).data, node.attrs["scales"]
+        assert data is not None
+        quantization = parameters(node)
+        if quantization is not None:
+            array = (data.astype(np.float32) - quantization.zero_point) * np.float32(
+                quantization.scale)
+        else:
+            axis = node.attrs.get("axis", 1)
+            shape = [1] * data.ndim
+            shape[axis] = -1
+            array = data.astype(np.float32) * scales.reshape(shape)
+        graph.replace_uses(node.output, constant(node.output.name, array.astype(np.float32)))
+        return []
+
+    graph.rewrite(rule)
+
+
+def _store_as(graph: Graph, storage: str) -> None:
+    """Give quantized activations the storage that the target's multiply unit reads."""
+    fixed = {value for value in [*graph.inputs, *graph.outputs] if value.dtype == "int8"}
+    changed: set[Value] = set()
+    for node in graph.nodes:
+        made = node.op == "QuantizeLinear" or (
+            node.op in MOVES | {"Resize"} and any(v in changed for v in node.inputs))
+        for value in node.outputs:
+            if made and value.dtype == "int8" and value not in fixed:
+                value.dtype = storage
+                changed.add(value)
+    shift = 128 if storage == "uint8" else 0
+    for node in graph.nodes:
+        quantized = node.output if node.op == "QuantizeLinear" else node.inputs[0]
+        if quantized not in changed:
+            if node.op.startswith("Integer") and storage != "int8":
+                raise UnsupportedError(f"{node.source!r} reads an int8 graph input on this target",
+                                       hint="let the graph take float inputs and quantize them")
+            continue
+        if "zero_point" in node.attrs:
+            node.attrs["zero_point"] += shift
+        for key in ("quantization", "dequantize"):
+            old = node.attrs.get(key)
+            if isinstance(old, Quantization):
+                node.attrs[key] = Quantization(old.scale, old.zero_point + shift)
