@@ -96,6 +96,7 @@ def test_truncation_is_refused(sanitized: Path, tmp_path: Path, honest: Path) ->
     assert all(refuses(sanitized, tmp_path, data[:n]) for n in lengths if n < len(data))
 
 
+@pytest.mark.slow
 def test_random_damage_is_refused(sanitized: Path, tmp_path: Path, honest: Path) -> None:
     data, generator = honest.read_bytes(), random.Random(2)
     for number in range(1000):
