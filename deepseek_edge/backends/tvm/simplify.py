@@ -155,9 +155,8 @@ def global_pools(graph: Graph, node: Node) -> list[Node] | None:
     if reduction is None:
         return None
     axes = tuple(range(2, len(node.output.shape)))
-    return [
-        Node(reduction, [node.value(0)], [node.output], {"axes": axes, "keepdims": 1}, node.source)
-    ]
+    attrs = {**node.attrs, "axes": axes, "keepdims": 1}
+    return [Node(reduction, [node.value(0)], [node.output], attrs, node.source)]
 
 
 def reductions(graph: Graph, node: Node) -> list[Node] | None:
@@ -179,6 +178,7 @@ def reductions(graph: Graph, node: Node) -> list[Node] | None:
             return [Node("Copy", [x], [node.output], {}, node.source)]
         axes = range(len(x.shape))
     attrs = {
+        **node.attrs,
         "axes": tuple(sorted(a % len(x.shape) for a in axes)),
         "keepdims": node.attrs.get("keepdims", 1),
     }
@@ -188,7 +188,7 @@ def reductions(graph: Graph, node: Node) -> list[Node] | None:
     for index, op in enumerate(chain):
         shape = x.shape if index < len(before) else node.output.shape
         last = index == len(chain) - 1
-        out = node.output if last else Value(f"{node.output.name}/{op}", x.dtype, shape)
+        out = node.output if last else Value(f"{node.output.name}/{op}", node.output.dtype, shape)
         inputs: list[Value | None] = [value, value] if op == "Mul" else [value]
         nodes.append(Node(op, inputs, [out], attrs if op == core else {}, node.source))
         value = out
