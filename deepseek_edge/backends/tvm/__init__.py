@@ -31,7 +31,7 @@ def compile_program(
     work_dir: Path,
     progress: Progress,
 ) -> Program:
-    """Compile a float model with static shapes to ``work_dir/model.so``.
+    """Compile a float or Q/DQ model with static shapes to ``work_dir/model.so``.
 
     Args:
         model: checked; every input's first dimension is the batch.
@@ -50,7 +50,9 @@ def compile_program(
 
     kernels, constants = KernelTable(), Constants()
     compiled = [_compile_entry(model, target, batch, kernels, progress) for batch in batches]
-    tables = [table for table, _ in compiled]
+    tables = [table for table, _, _ in compiled]
+    layers = compiled[0][2]
+    precision = "int8" if layers.int8 else "float32"
     write_program(tables, constants, target.features, work_dir)
     progress("compile kernels", 0, len(kernels.functions))
     compile_kernels(kernels, target, work_dir / "kernels.o")
@@ -58,17 +60,17 @@ def compile_program(
     library = link_program(work_dir, target)
     size, weights = library.stat().st_size, constants.size_bytes
     return Program(
-        id="cpu-float32",
+        id=f"cpu-{precision}",
         backend="tvm",
-        precision="float32",
+        precision=precision,
         library=library,
-        entries=tuple(entry for _, entry in compiled),
+        entries=tuple(entry for _, entry, _ in compiled),
         features=target.features,
         size_bytes=size,
         code_bytes=size - weights,
         weights_bytes=weights,
         arena_bytes=max(table.arena.size_bytes for table in tables),
-        layers=_layers(model),
+        layers=layers,
     )
 
 
@@ -78,20 +80,19 @@ def _compile_entry(
     batch: int,
     kernels: "KernelTable",
     progress: Progress,
-) -> "tuple[EntryTable, Entry]":
+) -> "tuple[EntryTable, Entry, Layers]":
     """One batch size: its kernels go into the shared table."""
     from deepseek_edge.backends.tvm.emit import EntryTable
     from deepseek_edge.backends.tvm.fuse import fuse
     from deepseek_edge.backends.tvm.importer import import_onnx
-    from deepseek_edge.backends.tvm.integer import is_quantized, lower_integers
+    from deepseek_edge.backends.tvm.integer import lower_integers
     from deepseek_edge.backends.tvm.layout import channels_last
     from deepseek_edge.backends.tvm.memory import lifetimes, plan
     from deepseek_edge.backends.tvm.schedules.dot import integer_unit
     from deepseek_edge.backends.tvm.simplify import own_outputs, simplify
 
     graph = import_onnx(with_batch(model, batch))
-    if is_quantized(graph):
-        lower_integers(graph, integer_unit(target).storage)
+    layers = lower_integers(graph, integer_unit(target).storage)
     simplify(graph)
     channels_last(graph)
     own_outputs(graph)
@@ -115,7 +116,7 @@ def _compile_entry(
         tuple(v.spec for v in graph.outputs),
         tuple(steps),
     )
-    return table, entry
+    return table, entry, layers
 
 
 def _lower(
@@ -156,10 +157,14 @@ def batch_name(batch: int) -> str:
 
 
 def with_batch(model: "onnx.ModelProto", batch: int) -> "onnx.ModelProto":
-    """The model with the first dimension of every input set to ``batch``; 1 changes nothing."""
+    """The model with the first dimension of every input set to ``batch``; 1 changes nothing.
+
+    Reshapes to a constant shape that begins with 1 follow: it was the batch that was exported.
+    """
     if batch == 1:
         return model
     import onnx
+    from onnx import numpy_helper
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -168,6 +173,12 @@ def with_batch(model: "onnx.ModelProto", batch: int) -> "onnx.ModelProto":
         dims = info.type.tensor_type.shape.dim
         if info.name not in weights and len(dims):
             dims[0].dim_value = batch
+    shapes = {node.input[1] for node in copy.graph.node if node.op_type == "Reshape"}
+    for tensor in copy.graph.initializer:
+        sizes = numpy_helper.to_array(tensor).copy() if tensor.name in shapes else None
+        if sizes is not None and sizes.size and sizes.flat[0] == 1:
+            sizes.flat[0] = batch
+            tensor.CopyFrom(numpy_helper.from_array(sizes, tensor.name))
     del copy.graph.value_info[:]
     return copy
 
@@ -186,7 +197,3 @@ def _views(graph: "Graph") -> "dict[Value, Value]":
             roots[node.output] = roots.get(source, source)
     return roots
 
-
-def _layers(model: "onnx.ModelProto") -> Layers:
-    total = sum(node.op_type in ("Conv", "Gemm", "MatMul") for node in model.graph.node)
-    return Layers(total=total, int8=0, float16=0, float32=total, int8_macs_share=None)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from deepseek_edge.artifacts import KeptFloat, Layers
 from deepseek_edge.backends.tvm.graph import Graph, Node, Value, constant
 from deepseek_edge.errors import UnsupportedError
 
@@ -37,18 +38,21 @@ def is_quantized(graph: Graph) -> bool:
     return any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in graph.nodes)
 
 
-def lower_integers(graph: Graph, storage: str) -> dict[str, str]:
-    """Rewrite a Q/DQ graph in place.
+def lower_integers(graph: Graph, storage: str) -> Layers:
+    """Rewrite a Q/DQ graph in place; a graph without Q/DQ stays as it is.
 
     Args:
         storage: how int8 activations lie in memory: "int8", "int16", or "uint8" with 128 added.
 
     Returns:
-        Layers that stay float, by source name, with the reason.
+        How the source graph's layers are computed, and why some stay float.
 
     Raises:
         UnsupportedError: a Q/DQ node that breaks the contract (which node, which rule).
     """
+    macs = {node.source: _macs(node) for node in graph.nodes if node.op in LAYERS}
+    if not is_quantized(graph):
+        return Layers(len(macs), 0, 0, len(macs), None)
     for node in graph.nodes:
         _read_parameters(node)
     _push_up_over_concat(graph)
@@ -62,7 +66,24 @@ def lower_integers(graph: Graph, storage: str) -> dict[str, str]:
     _fold_constants(graph)
     _store_as(graph, storage)
     graph.remove_dead()
-    return kept
+    floats = sum(macs[name] for name in kept)
+    return Layers(
+        total=len(macs),
+        int8=len(macs) - len(kept),
+        float16=0,
+        float32=len(kept),
+        int8_macs_share=1 - floats / max(sum(macs.values()), 1),
+        kept_float=tuple(KeptFloat(name, reason) for name, reason in kept.items()),
+    )
+
+
+def _macs(node: Node) -> int:
+    """Multiply-accumulates of a Conv, Gemm or MatMul."""
+    if node.op == "Conv":
+        return node.output.elements * int(np.prod(node.value(1).shape[1:]))
+    a = node.value(0).shape
+    depth = a[0] if node.op == "Gemm" and node.attrs.get("transA") else a[-1]
+    return node.output.elements * depth
 
 
 def _read_parameters(node: Node) -> None:
