@@ -84,16 +84,20 @@ def _compile_entry(
     """One batch size: its kernels go into the shared table."""
     from deepseek_edge.backends.tvm.emit import EntryTable
     from deepseek_edge.backends.tvm.fuse import fuse
+    from deepseek_edge.backends.tvm.hoist import hoist_unary
     from deepseek_edge.backends.tvm.importer import import_onnx
     from deepseek_edge.backends.tvm.integer import lower_integers
     from deepseek_edge.backends.tvm.layout import channels_last
     from deepseek_edge.backends.tvm.memory import lifetimes, plan
     from deepseek_edge.backends.tvm.schedules.dot import integer_unit
     from deepseek_edge.backends.tvm.simplify import own_outputs, simplify
+    from deepseek_edge.backends.tvm.upsampling import deconvolutions
 
     graph = import_onnx(with_batch(model, batch))
+    deconvolutions(graph)
     layers = lower_integers(graph, integer_unit(target).storage)
     simplify(graph)
+    hoist_unary(graph)
     channels_last(graph)
     own_outputs(graph)
     fused = fuse(graph)
@@ -196,4 +200,3 @@ def _views(graph: "Graph") -> "dict[Value, Value]":
             source = node.value(0)
             roots[node.output] = roots.get(source, source)
     return roots
-

@@ -102,7 +102,8 @@ class _Walk:
             )
         elif proto.op_type == "Shape" or (
             # Constants behind DequantizeLinear are a layer's integer weights.
-            proto.op_type not in _RANDOM | {"DequantizeLinear"} and all(v is None or v.data is not None for v in inputs)
+            proto.op_type not in _RANDOM | {"DequantizeLinear"}
+            and all(v is None or v.data is not None for v in inputs)
         ):
             self._fold(proto, inputs)
         else:

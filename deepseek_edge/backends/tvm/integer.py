@@ -17,11 +17,32 @@ from deepseek_edge.backends.tvm.graph import Graph, Node, Value, constant
 from deepseek_edge.errors import UnsupportedError
 
 # Operators that give the same answer on quantized values: they move or compare them.
-MOVES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "MaxPool", "Gather",
-         "Concat", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "Identity"}
+MOVES = {
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Slice",
+    "MaxPool",
+    "Gather",
+    "Concat",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Expand",
+    "Tile",
+    "Identity",
+}
 # Anchors that dequantize what they load.
-READS_QUANTIZED = {"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Resize",
-                   "Softmax", "LayerNormalization"}
+READS_QUANTIZED = {
+    "AveragePool",
+    "GlobalAveragePool",
+    "ReduceMean",
+    "ReduceSum",
+    "Resize",
+    "Softmax",
+    "LayerNormalization",
+}
 LAYERS = ("Conv", "Gemm", "MatMul")
 
 
@@ -107,7 +128,8 @@ def _read_parameters(node: Node) -> None:
     node.attrs["scales"] = np.asarray(scale.data, np.float32).reshape(-1)
     if scale.elements == 1:
         node.attrs["quantization"] = Quantization(
-            float(scale.data.reshape(-1)[0]), int(points.reshape(-1)[0]))
+            float(scale.data.reshape(-1)[0]), int(points.reshape(-1)[0])
+        )
     if node.op == "QuantizeLinear" and scale.elements > 1:
         raise UnsupportedError(f"{where}: activations are quantized per tensor")
     node.inputs = node.inputs[:1]
@@ -130,8 +152,10 @@ def _moves(node: Node, producers: dict[Value, Node]) -> bool:
         return False
     first = sources[0]
     return all(
-        source is not None and source.op == "DequantizeLinear"
-        and parameters(source) is not None and parameters(source) == parameters(first)
+        source is not None
+        and source.op == "DequantizeLinear"
+        and parameters(source) is not None
+        and parameters(source) == parameters(first)
         for source in sources
     )
 
@@ -146,8 +170,13 @@ def _push_down(graph: Graph) -> None:
         n_data = len(node.inputs) if node.op == "Concat" else 1
         sources = [producers[value] for value in node.inputs[:n_data] if value is not None]
         moved = Value(f"{node.output.name}/int8", "int8", node.output.shape)
-        inner = Node(node.op, [*(s.value(0) for s in sources), *node.inputs[n_data:]], [moved],
-                     node.attrs, node.source)
+        inner = Node(
+            node.op,
+            [*(s.value(0) for s in sources), *node.inputs[n_data:]],
+            [moved],
+            node.attrs,
+            node.source,
+        )
         outer = _dequantize(moved, node.output, sources[0].attrs, node.source)
         producers[moved], producers[node.output] = inner, outer
         return [inner, outer]
@@ -208,8 +237,15 @@ def _one_reader_each(graph: Graph) -> None:
                 continue
             if value in used:
                 again = Value(f"{value.name}/{len(used)}", value.dtype, value.shape)
-                nodes.append(Node(producer.op, list(producer.inputs), [again],
-                                  dict(producer.attrs), producer.source))
+                nodes.append(
+                    Node(
+                        producer.op,
+                        list(producer.inputs),
+                        [again],
+                        dict(producer.attrs),
+                        producer.source,
+                    )
+                )
                 node.inputs[place] = again
                 used.add(again)
             used.add(value)
@@ -245,10 +281,13 @@ def _layer(graph: Graph, node: Node, kept: dict[str, str]) -> list[Node] | None:
     factor = constant(f"{node.source}/scale", (scales * quantization.scale).astype(np.float32))
     shift: Value | None = None
     if bias is not None and bias.data is not None:
-        shift = constant(f"{bias.name}/row", np.broadcast_to(
-            bias.data.reshape(-1), (channels,)).astype(np.float32))
-    return [Node(op, [data.value(0), matrix, factor, shift], list(node.outputs), attrs,
-                 node.source)]
+        shift = constant(
+            f"{bias.name}/row",
+            np.broadcast_to(bias.data.reshape(-1), (channels,)).astype(np.float32),
+        )
+    return [
+        Node(op, [data.value(0), matrix, factor, shift], list(node.outputs), attrs, node.source)
+    ]
 
 
 def _why_float(node: Node, data: Node | None, weights: Node | None) -> str | None:
@@ -258,11 +297,14 @@ def _why_float(node: Node, data: Node | None, weights: Node | None) -> str | Non
     if data.value(0).dtype != "int8":
         return "its input is not int8"
     if weights is None or weights.op != "DequantizeLinear":
-        return "its weights are not quantized" if node.value(1).data is not None else (
-            "it multiplies two activations")
+        return (
+            "its weights are not quantized"
+            if node.value(1).data is not None
+            else ("it multiplies two activations")
+        )
     if weights.value(0).data is None or weights.value(0).dtype != "int8":
         return "its second operand is an activation"
-    if np.any(weights.value(0).data == -128):  # noqa: PLR2004
+    if np.any(weights.value(0).data == -128):
         return "a weight is -128, which the exact 16-bit pair sums don't allow"
     bias = node.optional(2)
     if bias is not None and bias.data is None:
@@ -271,9 +313,10 @@ def _why_float(node: Node, data: Node | None, weights: Node | None) -> str | Non
         simple = node.attrs.get("alpha", 1.0) == 1 and node.attrs.get("beta", 1.0) == 1
         if not simple or node.attrs.get("transA"):
             return "it scales or transposes its input"
-    if node.op == "MatMul" and (len(weights.value(0).shape) != 2  # noqa: PLR2004
-                                or weights.attrs.get("axis", 1) % 2 == 0
-                                and len(weights.attrs["scales"]) > 1):
+    if node.op == "MatMul" and (
+        len(weights.value(0).shape) != 2
+        or (weights.attrs.get("axis", 1) % 2 == 0 and len(weights.attrs["scales"]) > 1)
+    ):
         return "its weights are not a matrix with one scale a column"
     return None
 
@@ -300,7 +343,8 @@ def _fold_constants(graph: Graph) -> None:
         quantization = parameters(node)
         if quantization is not None:
             array = (data.astype(np.float32) - quantization.zero_point) * np.float32(
-                quantization.scale)
+                quantization.scale
+            )
         else:
             axis = node.attrs.get("axis", 1)
             shape = [1] * data.ndim
@@ -318,7 +362,8 @@ def _store_as(graph: Graph, storage: str) -> None:
     changed: set[Value] = set()
     for node in graph.nodes:
         made = node.op == "QuantizeLinear" or (
-            node.op in MOVES | {"Resize"} and any(v in changed for v in node.inputs))
+            node.op in MOVES | {"Resize"} and any(v in changed for v in node.inputs)
+        )
         for value in node.outputs:
             if made and value.dtype == "int8" and value not in fixed:
                 value.dtype = storage
@@ -328,8 +373,10 @@ def _store_as(graph: Graph, storage: str) -> None:
         quantized = node.output if node.op == "QuantizeLinear" else node.inputs[0]
         if quantized not in changed:
             if node.op.startswith("Integer") and storage != "int8":
-                raise UnsupportedError(f"{node.source!r} reads an int8 graph input on this target",
-                                       hint="let the graph take float inputs and quantize them")
+                raise UnsupportedError(
+                    f"{node.source!r} reads an int8 graph input on this target",
+                    hint="let the graph take float inputs and quantize them",
+                )
             continue
         if "zero_point" in node.attrs:
             node.attrs["zero_point"] += shift

@@ -254,9 +254,7 @@ def _quantize(node: Node, args: Arguments, lanes: int) -> Expr:
     low = 0 if node.output.dtype == "uint8" else -128
     zero = quantization.zero_point
     scaled = args[0] * fconst(1.0 / np.float64(np.float32(quantization.scale)), lanes)
-    bounded = tirx.min(
-        tirx.max(scaled, fconst(low - zero, lanes)), fconst(low + 255 - zero, lanes)
-    )
+    bounded = tirx.min(tirx.max(scaled, fconst(low - zero, lanes)), fconst(low + 255 - zero, lanes))
     integer = _number(tirx.nearbyint(bounded), lanes, "int32")
     if zero:
         integer = integer + literal(zero, "int32", lanes)

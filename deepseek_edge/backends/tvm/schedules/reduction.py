@@ -215,7 +215,9 @@ def softmax(node: Node, fusion: Fusion, target: Target) -> Lowering:
         )
 
         def powers(at: Expr, width: int) -> Expr:
-            power = bind(exp(load_float(node, source, base + at, width) - splat(peak, width), width))
+            power = bind(
+                exp(load_float(node, source, base + at, width) - splat(peak, width), width)
+            )
             store(out, base + at, width, power)
             return power
 
@@ -260,7 +262,9 @@ def layer_norm(node: Node, fusion: Fusion, target: Target) -> Lowering:
         def total(value: Callable[[Expr, int], Expr]) -> Expr:
             return _sum_row(count, lanes, value)
 
-        mean = bind(total(lambda at, n: load_float(node, source, base + at, n)) * fconst(1 / count, 1))
+        mean = bind(
+            total(lambda at, n: load_float(node, source, base + at, n)) * fconst(1 / count, 1)
+        )
 
         def centred(at: Expr, width: int) -> Expr:
             return bind(load_float(node, source, base + at, width) - splat(mean, width))
