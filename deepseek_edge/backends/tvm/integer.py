@@ -7,6 +7,7 @@ a residual DQ and Add, Q) is elementwise and fuses into its step, so that only i
 Every rewrite is exact: the graph's numbers don't change, except for the order of float sums.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,7 @@ def lower_integers(graph: Graph, storage: str) -> Layers:
     """Rewrite a Q/DQ graph in place; a graph without Q/DQ stays as it is.
 
     Args:
+        graph: as imported, before any other pass.
         storage: how int8 activations lie in memory: "int8", "int16", or "uint8" with 128 added.
 
     Returns:
@@ -259,7 +261,7 @@ def _layer(graph: Graph, node: Node, kept: dict[str, str]) -> list[Node] | None:
         return None
     producers = graph.producers()
     data, weights = (producers.get(node.value(i)) for i in range(2))
-    reason = _why_float(node, data, weights)
+    reason = next(_objections(node, data, weights), None)
     if reason is not None:
         kept[node.source] = reason
         return None
@@ -290,35 +292,28 @@ def _layer(graph: Graph, node: Node, kept: dict[str, str]) -> list[Node] | None:
     ]
 
 
-def _why_float(node: Node, data: Node | None, weights: Node | None) -> str | None:
-    """Why a layer can't be computed on integers, or None."""
+def _objections(node: Node, data: Node | None, weights: Node | None) -> Iterator[str]:
+    """Why a layer can't be computed on integers; nothing if it can."""
     if data is None or data.op != "DequantizeLinear" or parameters(data) is None:
-        return "its input is not quantized"
-    if data.value(0).dtype != "int8":
-        return "its input is not int8"
-    if weights is None or weights.op != "DequantizeLinear":
-        return (
-            "its weights are not quantized"
-            if node.value(1).data is not None
-            else ("it multiplies two activations")
-        )
-    if weights.value(0).data is None or weights.value(0).dtype != "int8":
-        return "its second operand is an activation"
-    if np.any(weights.value(0).data == -128):
-        return "a weight is -128, which the exact 16-bit pair sums don't allow"
+        yield "its input is not quantized"
+    elif data.value(0).dtype != "int8":
+        yield "its input is not int8"
+    if weights is None or weights.op != "DequantizeLinear" or weights.value(0).data is None:
+        is_constant = node.value(1).data is not None
+        yield "its weights are not quantized" if is_constant else "it multiplies two activations"
+        return
+    if weights.value(0).dtype != "int8" or np.any(weights.value(0).data == -128):
+        yield "its weights are not int8 in [-127, 127], which exact 16-bit pair sums need"
     bias = node.optional(2)
     if bias is not None and bias.data is None:
-        return "its bias is not a float32 constant"
-    if node.op == "Gemm":
-        simple = node.attrs.get("alpha", 1.0) == 1 and node.attrs.get("beta", 1.0) == 1
-        if not simple or node.attrs.get("transA"):
-            return "it scales or transposes its input"
-    if node.op == "MatMul" and (
-        len(weights.value(0).shape) != 2
-        or (weights.attrs.get("axis", 1) % 2 == 0 and len(weights.attrs["scales"]) > 1)
-    ):
-        return "its weights are not a matrix with one scale a column"
-    return None
+        yield "its bias is not a float32 constant"
+    factors = node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0)
+    if node.op == "Gemm" and (factors != (1.0, 1.0) or node.attrs.get("transA")):
+        yield "it scales or transposes its input"
+    if node.op == "MatMul":
+        per_row = weights.attrs.get("axis", 1) % 2 == 0 and len(weights.attrs["scales"]) > 1
+        if len(weights.value(0).shape) != 2 or per_row:
+            yield "its weights are not a matrix with one scale a column"
 
 
 def _absorb(graph: Graph) -> None:

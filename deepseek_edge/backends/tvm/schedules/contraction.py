@@ -111,8 +111,7 @@ class Accumulators:
     ) -> None:
         """Turn sums into results, apply the followers and write the tile.
 
-        Args:
-            result: (sum, column, lanes) -> the anchor's float result.
+        ``result`` maps (sum, column, lanes) to the anchor's float result.
         """
         for row in range(self.rows):
             for offset, lanes in self.block.vectors:

@@ -164,7 +164,8 @@ def _arrange_pairs(weights: Array) -> Array:
     lead, channels = weights.shape[:-2], weights.shape[-2]
     split = weights.reshape(*lead, channels // 4, 4, 2, 2)
     order = (*range(len(lead)), *(len(lead) + axis for axis in (0, 2, 1, 3)))
-    return split.transpose(order).reshape(weights.shape)
+    arranged: Array = split.transpose(order).reshape(weights.shape)
+    return arranged
 
 
 NEON = Unit("int32", 4, "int8", _load_pairs, _four_weights, _smull_pairs, _arrange_pairs)

@@ -80,10 +80,7 @@ class Weights:
 
 
 def prepare(node: Node, target: Target, taps: Array, blocks: Blocks) -> Weights:
-    """Pack the weights of a contraction.
-
-    Args:
-        taps: (group, kernel_h, kernel_w, k, columns).
+    """Pack the weights of a contraction; ``taps`` are (group, kernel_h, kernel_w, k, columns).
 
     Raises:
         UnsupportedError: int32 sums could overflow.
