@@ -79,13 +79,19 @@ def _verdict(row: Row | None) -> str:
 
 
 def _failures(precision: str, rows: Sequence[Row]) -> Iterator[str]:
-    failed = [row for row in rows if not row["ok"]]
+    failed: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if not row["ok"]:
+            failed.setdefault((row["model"], row["reason"]), []).append(row["target"])
     if not failed:
         return
     yield from ["", f"## {precision}: what failed", ""]
     yield from _table(
-        ["model", "target", "reason"],
-        ([row["model"], row["target"], row["reason"].replace("|", "\\|")] for row in failed),
+        ["model", "targets", "reason"],
+        (
+            [model, ", ".join(targets), reason.replace("|", "\\|")]
+            for (model, reason), targets in failed.items()
+        ),
     )
 
 
