@@ -67,6 +67,10 @@ class GraphIndex:
             return bool(self._tensors[name].data_type == onnx.TensorProto.FLOAT)
         return name in self._types and self._types[name].elem_type == onnx.TensorProto.FLOAT
 
+    def element_type(self, name: str) -> int:
+        """The TensorProto code of an activation's dtype."""
+        return int(self._types[name].elem_type)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The static shape of a tensor.
 

@@ -294,14 +294,14 @@ def _layer(graph: Graph, node: Node, kept: dict[str, str]) -> list[Node] | None:
 
 def _objections(node: Node, data: Node | None, weights: Node | None) -> Iterator[str]:
     """Why a layer can't be computed on integers; nothing if it can."""
-    if data is None or data.op != "DequantizeLinear" or parameters(data) is None:
-        yield "its input is not quantized"
-    elif data.value(0).dtype != "int8":
-        yield "its input is not int8"
     if weights is None or weights.op != "DequantizeLinear" or weights.value(0).data is None:
         is_constant = node.value(1).data is not None
         yield "its weights are not quantized" if is_constant else "it multiplies two activations"
         return
+    if data is None or data.op != "DequantizeLinear" or parameters(data) is None:
+        yield "its input is not quantized"
+    elif data.value(0).dtype != "int8":
+        yield "its input is not int8"
     if weights.value(0).dtype != "int8" or np.any(weights.value(0).data == -128):
         yield "its weights are not int8 in [-127, 127], which exact 16-bit pair sums need"
     bias = node.optional(2)
