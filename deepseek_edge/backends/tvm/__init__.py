@@ -99,7 +99,7 @@ def _compile_entry(
     simplify(graph)
     hoist_unary(graph)
     channels_last(graph)
-    own_outputs(graph)
+    own_outputs(graph, [info.name for info in model.graph.output])
     fused = fuse(graph)
     rows, steps = _lower(
         fused, target, kernels, lambda n: progress(f"schedule {batch_name(batch)}", n, len(fused))

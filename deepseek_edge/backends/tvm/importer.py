@@ -36,9 +36,6 @@ def import_onnx(model: onnx.ModelProto) -> Graph:
     walk.values.update({value.name: value for value in inputs})
     walk.run(model.graph)
     outputs = [walk.values[info.name] for info in model.graph.output]
-    for value, info in zip(outputs, model.graph.output, strict=True):
-        if value.data is None and value not in inputs:
-            value.name = info.name
     graph = Graph(inputs, outputs, walk.nodes)
     graph.remove_dead()
     return graph

@@ -4,7 +4,7 @@ Each rule looks at one node and returns the nodes that replace it, or None. The 
 list matters only where a comment says so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,21 +21,19 @@ def simplify(graph: Graph) -> None:
         graph.remove_dead()
 
 
-def own_outputs(graph: Graph) -> None:
-    """Give every graph output memory of its own.
+def own_outputs(graph: Graph, names: Sequence[str]) -> None:
+    """Give every graph output memory of its own, and the name that the source graph gave it.
 
     It is a Copy where it is a view, an input, a constant or one value under two names.
     """
     producers = graph.producers()
     taken: set[Value] = set()
-    for place, value in enumerate(graph.outputs):
+    for place, (value, name) in enumerate(zip(graph.outputs, names, strict=True)):
         producer = producers.get(value)
         if producer is not None and producer.op != "Reshape" and value not in taken:
+            value.name = name
             taken.add(value)
             continue
-        name = value.name if producer is not None else f"{value.name}/output"
-        if producer is not None:
-            value.name = f"{value.name}/view"
         copy = Value(name, value.dtype, value.shape)
         graph.nodes.append(Node("Copy", [value], [copy], {}, name))
         graph.outputs[place] = copy
