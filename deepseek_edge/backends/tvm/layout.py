@@ -59,8 +59,11 @@ class _Pass:
     nodes: list[Node] = field(default_factory=list)
     lazy: dict[Value, tuple[Value, Perm]] = field(default_factory=dict)
     ready: dict[tuple[Value, Perm], Value] = field(default_factory=dict)
+    dequantized: dict[Value, Node] = field(default_factory=dict)
 
     def visit(self, node: Node) -> None:
+        if node.op == "DequantizeLinear":
+            self.dequantized[node.output] = node
         if node.op in SPATIAL:
             self._spatial(node)
         elif node.op == "Transpose":
@@ -93,17 +96,27 @@ class _Pass:
     def _materialise(self, base: Value, perm: Perm, out: Value | None) -> Value:
         if perm == tuple(range(len(perm))):
             return base
-        shape = permute(base.shape, perm)
+        key = (base, perm)
+        if key not in self.ready:
+            shape = permute(base.shape, perm)
+            name = f"{base.name}/{''.join(map(str, perm))}"
+            self.ready[key] = self._rearrange(base, perm, out or Value(name, base.dtype, shape))
+        return self.ready[key]
+
+    def _rearrange(self, base: Value, perm: Perm, out: Value) -> Value:
+        """Emit the node that makes ``out`` = Transpose(base, perm)."""
+        before = self.dequantized.get(base)
+        if before is not None:
+            # Integers are moved, not floats; others may want them in this order too.
+            inputs: list[Value | None] = [self.ordered(before.value(0), perm)]
+            self.nodes.append(Node(before.op, inputs, [out], before.attrs, before.source))
+            return out
         # A transpose that only moves dimensions of size 1 moves no data.
         moved = [axis for axis in perm if base.shape[axis] != 1]
         op = "Reshape" if moved == sorted(moved) else "Transpose"
-        key = (base, perm)
-        if key not in self.ready:
-            out = out or Value(f"{base.name}/{''.join(map(str, perm))}", base.dtype, shape)
-            attrs = {"perm": perm} if op == "Transpose" else {}
-            self.nodes.append(Node(op, [base], [out], attrs, base.name))
-            self.ready[key] = out
-        return self.ready[key]
+        attrs = {"perm": perm} if op == "Transpose" else {}
+        self.nodes.append(Node(op, [base], [out], attrs, base.name))
+        return out
 
     def remember(self, value: Value, perm: Perm, suffix: str = "nhwc") -> Value:
         """The base to compute instead of ``value``, which becomes Transpose(base, perm)."""
