@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ class Comparison:
         ours_ms, onnxruntime_ms: medians over all calls.
         ratio: ours over theirs, the median of the rounds' ratios; below 1 we are faster.
         ratio_min, ratio_max: of the rounds.
-        rounds, calls: how often they took turns, and the calls of each side in a turn.
+        rounds, calls: how often they took turns, and our calls in a turn.
         load_average: of the last minute, before the first call.
         doubts: what happened meanwhile that spoils a measurement.
     """
@@ -84,48 +84,56 @@ def compare(library: Path, graph: Path, threads: int) -> Comparison:
             return [nanoseconds / 1e6 for nanoseconds in engine.time(calls).tolist()]
 
         before, began = read_conditions(), time.perf_counter()
-        our_rounds, their_rounds, calls = take_turns(ours, theirs)
+        our_rounds, their_rounds = take_turns([ours, theirs])
         doubts = reasons_to_doubt(before, read_conditions(), time.perf_counter() - began)
-    ratios = [
-        statistics.median(our) / statistics.median(their)
-        for our, their in zip(our_rounds, their_rounds, strict=True)
-    ]
+    ratios = round_ratios(our_rounds, their_rounds)
     return Comparison(
         threads=threads,
-        ours_ms=_median(our_rounds),
-        onnxruntime_ms=_median(their_rounds),
+        ours_ms=median_ms(our_rounds),
+        onnxruntime_ms=median_ms(their_rounds),
         ratio=round(statistics.median(ratios), 3),
         ratio_min=round(min(ratios), 3),
         ratio_max=round(max(ratios), 3),
         rounds=len(ratios),
-        calls=calls,
+        calls=len(our_rounds[0]),
         load_average=round(load_average, 2),
         doubts=tuple(doubts),
     )
 
 
-def take_turns(
-    ours: Turn, theirs: Turn, *, rest_s: float = REST_S
-) -> tuple[list[list[float]], list[list[float]], int]:
-    """Let two sides take turns of about a tenth of a second; the first call of each is dropped.
+def take_turns(turns: Sequence[Turn], *, rest_s: float = REST_S) -> list[list[list[float]]]:
+    """Let sides take turns of about a tenth of a second; the first call of each is dropped.
+
+    Args:
+        turns: of the sides, in the order in which they run.
+        rest_s: before each turn.
 
     Returns:
-        Milliseconds of the calls by round, of ours and of theirs, and the calls in a turn.
+        Milliseconds of the calls of each side, by round. A turn has at least 3 calls and at most
+        ``MOST_CALLS``.
     """
-    slowest_ms = max(min(ours(3)), min(theirs(3)), 1e-6)
-    calls = max(3, min(MOST_CALLS, int(TURN_S * 1e3 / slowest_ms)))
-    round_s = 2 * (calls + 1) * slowest_ms / 1e3
+    fastest_ms = [max(min(turn(3)), 1e-6) for turn in turns]
+    calls = [max(3, min(MOST_CALLS, int(TURN_S * 1e3 / one))) for one in fastest_ms]
+    round_s = sum((n + 1) * one for n, one in zip(calls, fastest_ms, strict=True)) / 1e3
     rounds = max(LEAST_ROUNDS, min(MOST_ROUNDS, int(BUDGET_S / round_s)))
-    our_rounds: list[list[float]] = []
-    their_rounds: list[list[float]] = []
+    kept: list[list[list[float]]] = [[] for _ in turns]
     for _ in range(rounds):
-        for turn, kept in ((ours, our_rounds), (theirs, their_rounds)):
+        for side, turn in enumerate(turns):
             time.sleep(rest_s)
-            kept.append(turn(calls + 1)[1:])
-    return our_rounds, their_rounds, calls
+            kept[side].append(turn(calls[side] + 1)[1:])
+    return kept
 
 
-def _median(rounds: list[list[float]]) -> float:
+def round_ratios(ours: Sequence[list[float]], theirs: Sequence[list[float]]) -> list[float]:
+    """Our median over theirs in each round."""
+    return [
+        statistics.median(our) / statistics.median(their)
+        for our, their in zip(ours, theirs, strict=True)
+    ]
+
+
+def median_ms(rounds: Sequence[list[float]]) -> float:
+    """Median over all calls of all rounds."""
     return round(statistics.median(call for calls in rounds for call in calls), 4)
 
 

