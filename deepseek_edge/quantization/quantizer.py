@@ -1,0 +1,214 @@
+"""Post-training quantization on one page: prepare, place, calibrate, round, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deepseek_edge.artifacts import KeptFloat
+from deepseek_edge.datasets import Dataset
+from deepseek_edge.digest import digest_bytes
+from deepseek_edge.errors import UsageError
+from deepseek_edge.quantization.calibrate import affines, check_samples, observe, share_ranges
+from deepseek_edge.quantization.config import QuantConfig
+from deepseek_edge.quantization.equalize import channel_factors, equalize
+from deepseek_edge.quantization.graph import GraphIndex, set_initializer
+from deepseek_edge.quantization.insert import insert
+from deepseek_edge.quantization.placement import place
+from deepseek_edge.quantization.prepare import prepare
+from deepseek_edge.quantization.reconstruct import quantize_plainly, reconstruct
+from deepseek_edge.quantization.table import (
+    SCHEMA,
+    CalibrationTable,
+    TensorRange,
+    check_table,
+    dataset_digest,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+    Array = np.ndarray[Any, Any]
+    Sample = Mapping[str, Array]
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A Q/DQ graph, and how it came to be.
+
+    Attributes:
+        model: obeys the Q/DQ contract.
+        table: the ranges of its activations.
+        layers: names of Conv, Gemm and MatMul nodes that compute on integers.
+        kept_float: the others, with the reason.
+    """
+
+    model: onnx.ModelProto
+    table: CalibrationTable
+    layers: tuple[str, ...]
+    kept_float: tuple[KeptFloat, ...]
+
+
+def _silent(*_: object) -> None:
+    pass
+
+
+def load_samples(
+    model: onnx.ModelProto, data: Dataset | Sequence[Sample], limit: int | None = None
+) -> list[Sample]:
+    """Samples for a model's inputs, in memory.
+
+    Args:
+        model: float, static shapes.
+        data: a data set, or arrays by input name with the shapes that the model takes.
+        limit: how many at most.
+
+    Raises:
+        UsageError: the data set doesn't fit the model's inputs.
+        InputError: an image can't be read.
+    """
+    if not isinstance(data, Dataset):
+        return list(data[:limit])
+    constants = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name not in constants]
+    fitting = data.for_inputs(names)
+    count = len(fitting) if limit is None else min(limit, len(fitting))
+    return [fitting.sample(number) for number in range(count)]
+
+
+class Quantizer:
+    """Quantizes one float graph.
+
+    ``Quantizer(model, QuantConfig()).calibrate(data).quantize().model`` is the Q/DQ graph.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        config: QuantConfig | None = None,
+        *,
+        progress: Progress = _silent,
+    ) -> None:
+        """Prepare a model; it is not changed.
+
+        Args:
+            model: float, static shapes, opset up to 20.
+            config: defaults if None.
+            progress: told (stage, done, total).
+
+        Raises:
+            ModelError: it is quantized already, or a shape is not static.
+            UnsupportedError: its opset can't be converted.
+        """
+        self.config = config or QuantConfig()
+        self.graph_sha256 = digest_bytes(model.SerializeToString(deterministic=True))
+        self._progress = progress
+        self._model = prepare(model)
+        self._table: CalibrationTable | None = None
+        self._samples: list[Sample] | None = None
+
+    def calibrate(self, data: Dataset | Sequence[Sample], *, limit: int | None = None) -> Quantizer:
+        """Take the activations' ranges from data, which rounding then uses too.
+
+        Args:
+            data: a data set, or samples: arrays by input name.
+            limit: how many samples at most.
+
+        Returns:
+            This quantizer.
+
+        Raises:
+            UsageError, InputError: the data can't serve; the quantizer is as it was.
+        """
+        samples = load_samples(self._model, data, limit)
+        check_samples(self._model, samples)
+        model, graph_sha256 = self._model, self.graph_sha256
+        if self.config.equalization:
+            model = equalize(model, channel_factors(model, samples))
+            # Its ranges are of no use to the graph that was given.
+            graph_sha256 = digest_bytes(model.SerializeToString(deterministic=True))
+        placement = place(GraphIndex(model))
+        symmetric = self.config.is_symmetric
+        ranges = share_ranges(
+            observe(
+                model,
+                placement.tensors,
+                samples,
+                self.config.observer,
+                symmetric=symmetric,
+                progress=lambda done, total: self._progress("calibrate", done, total),
+            ),
+            placement.shared,
+        )
+        found = affines(ranges, symmetric=symmetric)
+        self._table = CalibrationTable(
+            schema=SCHEMA,
+            graph_sha256=graph_sha256,
+            dataset_sha256=data.sha256 if isinstance(data, Dataset) else dataset_digest(samples),
+            samples=len(samples),
+            observer=self.config.observer,
+            tensors={
+                name: TensorRange(*ranges[name], found[name].scale, found[name].zero_point)
+                for name in placement.tensors
+            },
+        )
+        self._model, self._samples = model, samples
+        return self
+
+    def use_table(self, table: CalibrationTable) -> Quantizer:
+        """Take the activations' ranges from a table of this graph; weights round without data.
+
+        Raises:
+            UsageError: the table belongs to another graph, or its zero points don't suit the
+                config.
+        """
+        check_table(table, self.graph_sha256, place(GraphIndex(self._model)).tensors)
+        if self.config.is_symmetric and not table.is_symmetric:
+            raise UsageError(
+                "the calibration table has zero points, a symmetric scheme has none",
+                hint="calibrate with the symmetric scheme",
+            )
+        self._table, self._samples = table, None
+        return self
+
+    @property
+    def table(self) -> CalibrationTable:
+        """The ranges in use.
+
+        Raises:
+            UsageError: there are none yet.
+        """
+        if self._table is None:
+            raise UsageError(
+                "INT8 needs the ranges of real activations",
+                hint="give calibration data (--calib SOURCE) or a table (--table FILE)",
+            )
+        return self._table
+
+    def quantize(self) -> QuantizedModel:
+        """Write the Q/DQ graph.
+
+        Raises:
+            UsageError: nothing was calibrated.
+        """
+        table, model = self.table, self._model
+        placement = place(GraphIndex(model))
+        if self._samples is None:
+            result = quantize_plainly(model, placement)
+        else:
+            result = reconstruct(
+                model,
+                placement,
+                table.affines,
+                self._samples,
+                rounding=self.config.rounding,
+                progress=lambda done, total: self._progress("quantize", done, total),
+            )
+        quantized = insert(model, placement, table.affines, result.weights)
+        for name, value in result.biases.items():
+            set_initializer(quantized, name, value)
+        return QuantizedModel(quantized, table, placement.layers, placement.kept_float)
