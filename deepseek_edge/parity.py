@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 from deepseek_edge.artifacts import ParityFloat, ParityGraph
 from deepseek_edge.errors import MissingToolError, ModelError, ParityError, UnsupportedError
+from deepseek_edge.integer_form import integer_form, is_quantized
 from deepseek_edge.tensors import TensorSpec
 
 Array = NDArray[Any]
@@ -47,8 +48,11 @@ class Reference:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        """Keep a graph whose shapes are fixed; it is loaded when it is first run."""
-        self._model = model
+        """Keep a graph whose shapes are fixed; it is loaded when it is first run.
+
+        A Q/DQ graph is run in its integer form, in which float32 executes it exactly.
+        """
+        self._model = integer_form(model) if is_quantized(model) else model
         self._shapes = {spec.name: spec.shape for spec in graph_inputs(model)}
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
@@ -205,6 +209,23 @@ def output_scales(model: onnx.ModelProto) -> dict[str, float]:
             if scale is not None and math.prod(scale.dims) == 1:
                 scales[node.output[0]] = float(numpy_helper.to_array(scale).reshape(()))
     return scales
+
+
+def output_steps(model: onnx.ModelProto, reference: Sequence[Tensors]) -> dict[str, float]:
+    """Quantization step of each float output of an INT8 program.
+
+    An output that a DequantizeLinear makes has that one's scale. Any other is computed in float
+    from quantized values: its step is what int8 would resolve of it, its range over 255.
+
+    Args:
+        model: the Q/DQ graph.
+        reference: its outputs, one mapping a sample.
+    """
+    steps = output_scales(model)
+    for name, value in reference[0].items():
+        if value.dtype.kind == "f" and name not in steps:
+            steps[name] = output_range(np.stack([sample[name] for sample in reference])) / 255
+    return steps
 
 
 @dataclass(frozen=True)

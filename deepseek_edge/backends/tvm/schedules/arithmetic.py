@@ -16,6 +16,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     element_type,
     literal,
     load,
+    rounded,
     splat,
 )
 from deepseek_edge.errors import UnsupportedError
@@ -190,7 +191,7 @@ def _leaky(node: Node, args: Arguments, lanes: int) -> Expr:
 
 
 def _hard_sigmoid(x: Expr, alpha: float, beta: float, lanes: int) -> Expr:
-    line = x * fconst(alpha, lanes) + fconst(beta, lanes)
+    line = rounded(x * fconst(alpha, lanes), lanes) + fconst(beta, lanes)
     return tirx.min(tirx.max(line, fconst(0.0, lanes)), fconst(1.0, lanes))
 
 
@@ -274,16 +275,28 @@ def dequantize(x: Expr, scale: float, zero_point: int, lanes: int) -> Expr:
     if zero_point:
         value = value - literal(zero_point, "int32", lanes)
     value = _number(value, lanes, "float32")
-    return value if scale == 1 else value * fconst(scale, lanes)
+    return value if scale == 1 else rounded(value * fconst(scale, lanes), lanes)
 
 
-def load_float(node: Node, buffer: Buffer, at: Expr, lanes: int) -> Expr:
-    """Elements of an anchor's first input, dequantized if the anchor reads quantized ones."""
+def load_float(node: Node, buffer: Buffer, at: Expr, lanes: int, *, scaled: bool = True) -> Expr:
+    """Elements of an anchor's first input, dequantized if the anchor reads quantized ones.
+
+    With ``scaled`` false they stay integers, and ``input_scale`` is to be applied later.
+    """
     value = load(buffer, at, lanes)
     quantization = node.attrs.get("dequantize")
     if quantization is None:
         return value
-    return dequantize(value, quantization.scale, quantization.zero_point, lanes)
+    scale = quantization.scale if scaled else 1
+    return dequantize(value, scale, quantization.zero_point, lanes)
+
+
+def apply_input_scale(node: Node, value: Expr, lanes: int) -> Expr:
+    """What ``load_float`` left out, on a sum or mean of what it loaded."""
+    quantization = node.attrs.get("dequantize")
+    return (
+        value if quantization is None else rounded(value * fconst(quantization.scale, lanes), lanes)
+    )
 
 
 def _dequantize(node: Node, args: Arguments, lanes: int) -> Expr:

@@ -19,6 +19,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     literal,
     load,
     load_splat,
+    rounded,
     store,
     unravel,
 )
@@ -43,6 +44,10 @@ class Fusion:
     def __post_init__(self) -> None:
         self.operands = [v for v in self.step.operands if v.data is None or v.elements > 1]
         self.out = self.step.outputs[0]
+        kinds = {node.op for node in self.step.nodes}
+        self.is_integer = bool(
+            kinds & {"QuantizeLinear", "DequantizeLinear", "IntegerConv", "IntegerMatMul"}
+        )
         self.shape = self.out.shape or (1,)
 
     @property
@@ -70,7 +75,10 @@ class Fusion:
                 for value in node.inputs
                 if value is not None
             ]
-            known[node.output] = evaluate(node, args, lanes)
+            result = evaluate(node, args, lanes)
+            if self.is_integer and node.op == "Mul" and node.output.dtype == "float32":
+                result = rounded(result, lanes)
+            known[node.output] = result
         value = known[self.step.nodes[-1].output]
         if self.out.dtype == "bool":
             value = tirx.Cast("int8" if lanes == 1 else f"int8x{lanes}", value)

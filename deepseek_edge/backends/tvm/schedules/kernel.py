@@ -180,3 +180,14 @@ def lowest(dtype: str, lanes: int) -> Expr:
     is_float = kind.kind == "f"
     value = float(np.finfo(kind).min) if is_float else int(np.iinfo(kind).min)
     return literal(value, dtype, lanes)
+
+
+def rounded(value: Expr, lanes: int) -> Expr:
+    """A float32 product as it is, rounded: it is not contracted with a following addition.
+
+    Integer programs promise the roundings that the Q/DQ contract names; elsewhere LLVM may use
+    fused multiply-adds.
+    """
+    return tirx.call_llvm_pure_intrin(
+        "float32" if lanes == 1 else f"float32x{lanes}", "llvm.arithmetic.fence", value
+    )

@@ -6,7 +6,13 @@ import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Node
-from deepseek_edge.backends.tvm.schedules.arithmetic import exp, fconst, load_float, log
+from deepseek_edge.backends.tvm.schedules.arithmetic import (
+    apply_input_scale,
+    exp,
+    fconst,
+    load_float,
+    log,
+)
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
@@ -65,6 +71,13 @@ def reduce(node: Node, fusion: Fusion, target: Target) -> Lowering:
     return _reduce_rows(node, fusion, target, outer, count)
 
 
+def _mean_and_scale(node: Node, total: Expr, count: int, lanes: int) -> Expr:
+    """The result of a sum: integers are scaled last, so that their sum is exact."""
+    if node.op == "ReduceMean":
+        total = total / fconst(count, lanes)
+    return apply_input_scale(node, total, lanes)
+
+
 def _reduce_columns(
     node: Node, fusion: Fusion, target: Target, sizes: tuple[int, int, tuple[int, ...]]
 ) -> Lowering:
@@ -77,7 +90,6 @@ def _reduce_columns(
     lanes = target.vector_bits // (8 * np.dtype(dtype).itemsize)
     width = lanes * _VECTORS
     blocks = ceil_div(columns, width)
-    scale = 1.0 / count
 
     def body(buffers: Sequence[Buffer], task: Expr) -> None:
         source, *rest = buffers
@@ -94,12 +106,11 @@ def _reduce_columns(
             with loop(count) as r:
                 first = base + r * index(lead * columns) + column
                 for v in range(vectors):
-                    value = load_float(node, source, first + index(v * lanes), lanes)
+                    value = load_float(node, source, first + index(v * lanes), lanes, scaled=False)
                     store(sums, v * lanes, lanes, combine(load(sums, v * lanes, lanes), value))
             for v in range(vectors):
                 total = load(sums, v * lanes, lanes)
-                if node.op == "ReduceMean":
-                    total = total * fconst(scale, lanes)
+                total = _mean_and_scale(node, total, count, lanes)
                 fusion.finish(total, row, column + index(v * lanes), lanes)
 
         def whole() -> None:
@@ -152,11 +163,9 @@ def _reduce_rows(node: Node, fusion: Fusion, target: Target, rows: int, count: i
             dtype=dtype,
             combine=_COMBINE[node.op],
             start=_start(node.op, dtype, 1),
-            value=lambda at, width: load_float(node, source, base + at, width),
+            value=lambda at, width: load_float(node, source, base + at, width, scaled=False),
         )
-        if node.op == "ReduceMean":
-            total = total * fconst(1.0 / count, 1)
-        fusion.finish_flat(bind(total), row)
+        fusion.finish_flat(bind(_mean_and_scale(node, total, count, 1)), row)
 
     tensors = [node.value(0), *fusion.tensors]
     return Lowering(build(tensors, body), tuple(tensors), rows, rows * count)

@@ -15,7 +15,7 @@ from tvm import tirx
 from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
 from deepseek_edge.backends.tvm.schedules.blocks import Blocks, pack, padded_width
 from deepseek_edge.backends.tvm.schedules.dot import FLOAT, LONGEST_SUM, Unit, integer_unit
-from deepseek_edge.backends.tvm.schedules.kernel import Buffer, Expr, load
+from deepseek_edge.backends.tvm.schedules.kernel import Buffer, Expr, load, rounded
 from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.target import Target
 
@@ -73,7 +73,7 @@ class Weights:
         if not self.unit.is_integer:
             return total
         value = tirx.Cast("float32" if lanes == 1 else f"float32x{lanes}", total)
-        value = value * load(self.buffers["scale"], column, lanes)
+        value = rounded(value * load(self.buffers["scale"], column, lanes), lanes)
         if "bias" in self.buffers:
             value = value + load(self.buffers["bias"], column, lanes)
         return value

@@ -11,7 +11,11 @@ import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
-from deepseek_edge.backends.tvm.schedules.arithmetic import dequantize, load_float
+from deepseek_edge.backends.tvm.schedules.arithmetic import (
+    apply_input_scale,
+    dequantize,
+    load_float,
+)
 from deepseek_edge.backends.tvm.schedules.blocks import split_evenly
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.geometry import Geometry, Span, spans
@@ -28,6 +32,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     loop,
     lowest,
     ramp,
+    rounded,
     store,
     when,
     zeros,
@@ -65,12 +70,12 @@ def pooling(node: Node, fusion: Fusion, target: Target) -> Lowering:
     shape = Geometry.of(node, size)
     if node.op == "MaxPool":
         return _Window(node, fusion, target, shape, "max", {}).lower()
-    share = constant(f"{node.source}/share", _shares(node, shape))
-    return _Window(node, fusion, target, shape, "average", {"share": share}).lower()
+    count = constant(f"{node.source}/count", _counts(node, shape))
+    return _Window(node, fusion, target, shape, "average", {"count": count}).lower()
 
 
-def _shares(node: Node, shape: Geometry) -> Array:
-    """1 / (number of inputs averaged), for each output pixel."""
+def _counts(node: Node, shape: Geometry) -> Array:
+    """The number of inputs averaged, for each output pixel."""
     pads = node.attrs.get("pads") or [0, 0, 0, 0]
     ends = (pads[-2], pads[-1]) if len(pads) == 4 else (0, pads[-1])
     counts = []
@@ -98,7 +103,7 @@ def _shares(node: Node, shape: Geometry) -> Array:
         low, high = (-pad, size + end) if node.attrs.get("count_include_pad") else (0, size)
         taps = np.arange(out)[:, None] * stride - pad + np.arange(kernel) * dilation
         counts.append(((taps >= low) & (taps < high)).sum(axis=1))
-    return (1.0 / np.outer(counts[0], counts[1])).astype(np.float32).reshape(-1)
+    return np.outer(counts[0], counts[1]).astype(np.float32).reshape(-1)
 
 
 @dataclass
@@ -108,7 +113,7 @@ class _Window:
     target: Target
     shape: Geometry
     kind: str
-    extra: dict[str, Value]  # constants by role: weights, scale, bias, share
+    extra: dict[str, Value]  # constants by role: weights, scale, bias, count
 
     def lower(self) -> Lowering:
         shape = self.shape
@@ -170,11 +175,12 @@ class _Window:
         return zeros(lanes)
 
     def _result(self, total: Expr, column: Expr, out_pixel: Expr, lanes: int) -> Expr:
-        if "share" in self.buffers:
-            return total * load_splat(self.buffers["share"], out_pixel, lanes)
+        if "count" in self.buffers:
+            mean = total / load_splat(self.buffers["count"], out_pixel, lanes)
+            return apply_input_scale(self.node, mean, lanes)
         if "scale" not in self.buffers:
             return total
-        total = total * load(self.buffers["scale"], column, lanes)
+        total = rounded(total * load(self.buffers["scale"], column, lanes), lanes)
         return total + load(self.buffers["bias"], column, lanes) if "bias" in self.extra else total
 
     def _load(self, at: Expr, lanes: int) -> Expr:
@@ -182,7 +188,7 @@ class _Window:
         if self.node.op == "IntegerConv":
             value = load(self.source, at, lanes)
             return dequantize(value, 1, self.node.attrs["zero_point"], lanes)
-        return load_float(self.node, self.source, at, lanes)
+        return load_float(self.node, self.source, at, lanes, scaled=False)
 
     def _filter_row(
         self, at: tuple[Expr, Expr, Expr], span: Span, sums: Buffer, lanes: int

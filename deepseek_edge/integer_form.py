@@ -1,0 +1,166 @@
+"""A Q/DQ graph written so that float arithmetic executes it exactly.
+
+In a Q/DQ graph as it stands a layer multiplies dequantized numbers, so float32 rounds every
+product and sum, and a result near a rounding tie may fall on either side. Each such flip is
+amplified by the layers behind it, and two right executions end up as far apart as the
+quantization noise itself. With the scales moved behind the layer,
+
+    DQ(x, s_x), DQ(w, s_w) -> Conv -> Add b -> Q(s_y)
+    (x - z), w -> Conv -> Mul s_x s_w -> Add b -> Mul 1/s_y -> Q(1)
+
+the layer sums integers, which float32 holds exactly below 2**24, and what remains are the few
+roundings that the Q/DQ contract (design section 4) names. This is the form in which
+onnxruntime is the reference for int8 programs.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx
+
+# Weights' axis of output channels, and the rank behind it in the layer's output.
+_OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+
+# Their scale can be applied to the result.
+_MEANS = ("AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum")
+
+
+def is_quantized(model: "onnx.ModelProto") -> bool:
+    """True if the graph has QuantizeLinear or DequantizeLinear nodes."""
+    return any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in model.graph.node)
+
+
+def integer_form(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The same model with scales moved behind its quantized layers; inputs and outputs stay.
+
+    Nodes that are not of the contract's form are left as they are.
+    """
+    import onnx
+
+    rewriter = _Rewriter(model)
+    nodes = [new for node in model.graph.node for new in rewriter.rewrite(node)]
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    result.graph.node.extend(nodes)
+    result.graph.initializer.extend(rewriter.added)
+    return result
+
+
+class _Rewriter:
+    def __init__(self, model: "onnx.ModelProto") -> None:
+        from onnx import numpy_helper
+
+        self.constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.producers = {name: node for node in model.graph.node for name in node.output}
+        self.added: list[Any] = []
+
+    def rewrite(self, node: "onnx.NodeProto") -> "list[onnx.NodeProto]":
+        if node.op_type == "QuantizeLinear" and node.input[0] not in self.constants:
+            return self._quantize(node)
+        if node.op_type in _OUTPUT_AXIS:
+            return self._layer(node) or [node]
+        if node.op_type in _MEANS:
+            return self._mean(node) or [node]
+        return [node]
+
+    def constant(self, data: Any) -> str:
+        from onnx import numpy_helper
+
+        name = f"integer_form/{len(self.added)}"
+        self.added.append(numpy_helper.from_array(data, name))
+        return name
+
+    def _quantize(self, node: "onnx.NodeProto") -> "list[onnx.NodeProto]":
+        import numpy as np
+        from onnx import helper
+
+        scale = self.constants.get(node.input[1])
+        if scale is None or scale.size != 1:
+            return [node]
+        inverse = np.float32(1.0 / scale.astype(np.float64).reshape(()))
+        scaled = f"{node.output[0]}/scaled"
+        one = self.constant(np.ones(scale.shape, np.float32))
+        inputs = [scaled, one, *node.input[2:]]
+        return [
+            helper.make_node("Mul", [node.input[0], self.constant(np.asarray(inverse))], [scaled]),
+            helper.make_node("QuantizeLinear", inputs, list(node.output), name=node.name),
+        ]
+
+    def _layer(self, node: "onnx.NodeProto") -> "list[onnx.NodeProto] | None":
+        import numpy as np
+        from onnx import helper
+
+        data, weights = (self.producers.get(name) for name in node.input[:2])
+        if not self._is_dequantize(data) or not self._is_dequantize(weights):
+            return None
+        assert data is not None and weights is not None
+        integers = self.constants.get(weights.input[0])
+        x_scale, w_scale = (self.constants[n.input[1]] for n in (data, weights))
+        if integers is None or x_scale.size != 1 or self._zero_point(weights):
+            return None
+        axis = 0 if _transposes(node) else _OUTPUT_AXIS[node.op_type]
+        channels = integers.shape[axis]
+        factors = w_scale.astype(np.float64).reshape(-1) * float(x_scale.reshape(()))
+        shape = (1, -1, *[1] * (integers.ndim - 2)) if "Conv" in node.op_type else (-1,)
+        factor = np.broadcast_to(factors, (channels,)).astype(np.float32).reshape(shape)
+        prefix = node.output[0]
+        one = self.constant(np.ones(x_scale.shape, np.float32))
+        centred, total, scaled = (f"{prefix}/{part}" for part in ("centred", "sum", "scaled"))
+        layer = helper.make_node(
+            node.op_type, [centred, self.constant(integers.astype(np.float32))], [total]
+        )
+        layer.attribute.extend(node.attribute)
+        biased = len(node.input) > 2 and bool(node.input[2])
+        nodes = [
+            helper.make_node("DequantizeLinear", [data.input[0], one, *data.input[2:]], [centred]),
+            layer,
+            helper.make_node("Mul", [total, self.constant(factor)], [scaled if biased else prefix]),
+        ]
+        if biased:
+            bias = self.constants.get(node.input[2])
+            if bias is None:
+                return None
+            row = np.broadcast_to(bias.reshape(-1), (channels,)).reshape(shape)
+            row_name = self.constant(np.ascontiguousarray(row))
+            nodes.append(helper.make_node("Add", [scaled, row_name], [prefix]))
+        return nodes
+
+    def _mean(self, node: "onnx.NodeProto") -> "list[onnx.NodeProto] | None":
+        import numpy as np
+        from onnx import helper
+
+        data = self.producers.get(node.input[0])
+        if not self._is_dequantize(data):
+            return None
+        assert data is not None
+        scale = self.constants[data.input[1]]
+        one = self.constant(np.ones(scale.shape, np.float32))
+        prefix = node.output[0]
+        mean = helper.make_node(
+            node.op_type, [f"{prefix}/centred", *node.input[1:]], [f"{prefix}/mean"]
+        )
+        mean.attribute.extend(node.attribute)
+        return [
+            helper.make_node(
+                "DequantizeLinear", [data.input[0], one, *data.input[2:]], [f"{prefix}/centred"]
+            ),
+            mean,
+            helper.make_node("Mul", [f"{prefix}/mean", data.input[1]], [prefix]),
+        ]
+
+    def _is_dequantize(self, node: "onnx.NodeProto | None") -> bool:
+        return (
+            node is not None
+            and node.op_type == "DequantizeLinear"
+            and node.input[1] in self.constants
+        )
+
+    def _zero_point(self, node: "onnx.NodeProto") -> bool:
+        points = self.constants.get(node.input[2]) if len(node.input) > 2 else None
+        return points is not None and bool(points.any())
+
+
+def _transposes(node: "onnx.NodeProto") -> bool:
+    """True for a Gemm whose weights are (out, in)."""
+    return any(a.name == "transB" and a.i for a in node.attribute)
