@@ -31,13 +31,28 @@ ModelArgument = Annotated[
 TargetOption = Annotated[
     list[str], typer.Option(metavar="ID", help="What to compile for; repeat it for several.")
 ]
-PrecisionOption = Annotated[Precision, typer.Option(help="auto is float32 in this version.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="auto: float32, or int8 if the graph is quantized.")
+]
 ShapeOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=1,3,48,320", help="An input's shape that the model leaves open."),
 ]
 BatchOption = Annotated[
     str, typer.Option(metavar="1,4,8", help="Batch sizes; all share one set of weights.")
+]
+CalibOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCE", help="Data for int8's ranges: an .npz, a data set's id or a folder."
+    ),
+]
+SamplesOption = Annotated[
+    int | None, typer.Option(metavar="N", help="How many calibration samples at most.")
+]
+PreprocessOption = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Data set whose preprocessing a folder of images needs."),
 ]
 EvalOption = Annotated[
     str | None,
@@ -79,6 +94,9 @@ def compile_command(
     precision: PrecisionOption = "auto",
     shape: ShapeOption = None,
     batch: BatchOption = "1",
+    calib: CalibOption = None,
+    samples: SamplesOption = None,
+    preprocess: PreprocessOption = None,
     eval: EvalOption = None,
     metric: MetricOption = None,
     max_drop: MaxDropOption = None,
@@ -98,6 +116,9 @@ def compile_command(
             precision=precision,
             shapes=dict(parse_shape(text) for text in shape or []),
             batches=parse_batches(batch),
+            calibration=calib,
+            samples=samples,
+            preprocess=preprocess,
             evaluation=eval,
             metric=metric,
             max_drop_pp=max_drop,

@@ -16,7 +16,7 @@ from deepseek_edge.parity import (
     check_graph,
     compare_float,
     graph_inputs,
-    output_scales,
+    output_steps,
     sample_inputs,
 )
 from deepseek_edge.pipeline.placement import Place, estimate_s, open_program
@@ -79,7 +79,7 @@ def check_program(
                 actual.append(run(inputs, number))
                 if sample == 0:
                     call_s.append(time.perf_counter() - started)
-    scales = output_scales(model) if program.precision == "int8" else {}
+    scales = output_steps(model, expected) if program.precision == "int8" else {}
     graph = check_graph(expected, actual, scales=scales)
     report = ProgramReport(program, one.place, graph, compare_float(expected, actual))
     return CheckedProgram(report, first, actual[0], tuple(call_s))

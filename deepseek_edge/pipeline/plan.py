@@ -13,7 +13,7 @@ from deepseek_edge.pipeline.placement import Place, choose_place
 from deepseek_edge.target import Target, load_target
 
 PRECISIONS = ("auto", "float32", "float16", "int8", "w4a16")
-COMPILED_PRECISIONS = ("float32",)
+COMPILED_PRECISIONS = ("float32", "int8")
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,13 @@ class CompileRequest:
     Attributes:
         model: a path (.onnx, .pt2, a Hugging Face folder), "package.module:factory", or a graph.
         targets: ids; one bundle each.
-        precision: of ``PRECISIONS``; "auto" is float32 so far.
+        precision: of ``PRECISIONS``; "auto" leaves the graph as it is: float32, or int8 if it
+            has Q/DQ nodes.
         shapes: of inputs whose shape the model leaves open, by name.
         batches: an entry each; the entries share the weights.
+        calibration: a data set's id or path, for int8.
+        samples: how many of it at most.
+        preprocess: of a folder of images: id of a description whose preprocessing is meant.
         evaluation: a data set's id or path; None: accuracy isn't measured.
         metric: the data set's own if None.
         max_drop_pp: how much of the metric may be lost, in percentage points; None: no gate.
@@ -40,6 +44,9 @@ class CompileRequest:
     precision: str = "auto"
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     batches: tuple[int, ...] = (1,)
+    calibration: str | None = None
+    samples: int | None = None
+    preprocess: str | None = None
     evaluation: str | None = None
     metric: str | None = None
     max_drop_pp: float | None = None
@@ -96,7 +103,7 @@ def make_plan(request: CompileRequest) -> tuple[PlannedTarget, ...]:
 
 def describe_plan(request: CompileRequest, planned: Sequence[PlannedTarget]) -> Iterator[str]:
     """Say in lines what will be done, with every default resolved."""
-    precision = "float32 (auto)" if request.precision == "auto" else request.precision
+    precision = "as the graph (auto)" if request.precision == "auto" else request.precision
     batches = ",".join(map(str, request.batches))
     yield f"model {model_name(request.model)}, precision {precision}, batch {batches}"
     for one in planned:
@@ -104,6 +111,8 @@ def describe_plan(request: CompileRequest, planned: Sequence[PlannedTarget]) -> 
         yield f"  {one.target.id} ({one.target.mcpu}): {place} -> {one.output}"
         if one.place is None:
             yield f"    hint: {emulation_hint(one.target.arch)}"
+    if request.calibration is not None:
+        yield f"  calibrated on {request.calibration}"
     if request.evaluation is not None:
         gate = (
             "no gate" if request.max_drop_pp is None else f"at most {request.max_drop_pp} pp lost"
@@ -155,6 +164,10 @@ def _check_options(request: CompileRequest) -> None:
         raise UsageError("a batch holds at least one sample", hint="--batch 1,4")
     if len(set(request.batches)) < len(request.batches):
         raise UsageError("a batch size is given twice", hint="--batch 1,4")
+    if request.calibration is not None and request.precision != "int8":
+        raise UsageError("calibration data is for INT8", hint="add --precision int8")
+    if request.samples is not None and request.samples < 1:
+        raise UsageError("at least one sample is needed", hint="leave --samples out for all")
     if request.evaluation is None and (request.metric or request.max_drop_pp is not None):
         raise UsageError(
             "a metric and a gate need data to be measured on", hint="add --eval SOURCE"

@@ -78,7 +78,7 @@ def to_rows(product: Product, weights: Array) -> Array:
     import numpy as np
 
     if product.is_matrix:
-        return (weights if product.transposed else weights.T)[None]
+        return np.asarray((weights if product.transposed else weights.T)[None])
     groups = product.groups
     if product.op == "Conv":  # (out, in / groups, *kernel)
         return np.asarray(weights.reshape(groups, weights.shape[0] // groups, -1))

@@ -1,0 +1,72 @@
+"""Text drawn with the fonts that matplotlib ships: labelled lines and pages without limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Array = np.ndarray[Any, Any]
+
+_FONTS = ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "DejaVuSans-Bold", "DejaVuSerif-Bold")
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+
+
+def line_text(random: np.random.Generator) -> str:
+    """Two words of random letters and digits."""
+    words = [
+        "".join(random.choice(list(_LETTERS), size=int(random.integers(3, 8)))) for _ in range(2)
+    ]
+    return " ".join(words)
+
+
+def line_image(text: str, random: np.random.Generator) -> Image.Image:
+    """One line, dark on light, of random font, size and shades."""
+    font = _font(random, int(random.integers(24, 44)))
+    left, top, right, bottom = (int(edge) for edge in font.getbbox(text))
+    margin = int(random.integers(3, 9))
+    paper = tuple(int(shade) for shade in random.integers(190, 256, 3))
+    ink = tuple(int(shade) for shade in random.integers(0, 90, 3))
+    image = Image.new("RGB", (right - left + 2 * margin, bottom - top + 2 * margin), paper)
+    ImageDraw.Draw(image).text((margin - left, margin - top), text, fill=ink, font=font)
+    return image
+
+
+def page_image(random: np.random.Generator, size: int) -> Image.Image:
+    """A square page of about ten lines."""
+    page = Image.new("RGB", (size, size), tuple(int(s) for s in random.integers(180, 256, 3)))
+    for row in range(10):
+        line = line_image(line_text(random), random)
+        x = int(random.integers(0, max(size - line.width, 1)))
+        page.paste(line, (x, row * size // 10 + int(random.integers(0, 8))))
+    return page
+
+
+def line_tensor(image: Image.Image, width: int, *, upside_down: bool = False) -> Array:
+    """A line as RapidOCR's nets take it: (1, 3, 48, width), BGR (x / 255 - 0.5) / 0.5, 0 beyond."""
+    if upside_down:
+        image = image.rotate(180)
+    scaled = image.resize((min(width, round(48 * image.width / image.height)), 48))
+    tensor = np.zeros((1, 3, 48, width), np.float32)
+    tensor[..., : scaled.width] = _normalized(scaled)
+    return tensor
+
+
+def page_tensor(image: Image.Image) -> Array:
+    """A page (1, 3, size, size), BGR (x / 255 - 0.5) / 0.5."""
+    return _normalized(image)[None]
+
+
+def _normalized(image: Image.Image) -> Array:
+    pixels = np.asarray(image, np.float32)[:, :, ::-1].transpose(2, 0, 1)
+    return np.asarray((pixels / 255 - 0.5) / np.float32(0.5))
+
+
+def _font(random: np.random.Generator, size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    name = _FONTS[int(random.integers(len(_FONTS)))]
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return ImageFont.truetype(str(folder / f"{name}.ttf"), size)

@@ -1,0 +1,177 @@
+"""``deepseek-edge calibrate`` and ``quantize``: ranges from data, and a Q/DQ graph from ranges."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from deepseek_edge.cli.compile import (
+    CalibOption,
+    ModelArgument,
+    PreprocessOption,
+    SamplesOption,
+    ShapeOption,
+    parse_shape,
+)
+from deepseek_edge.cli.output import (
+    FormatOption,
+    Narrator,
+    bytes_text,
+    narration,
+    print_json,
+    print_lines,
+)
+from deepseek_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from deepseek_edge.quantization import QuantConfig, Quantizer
+
+Observer = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
+Scheme = Literal["symmetric", "asymmetric"]
+Rounding = Literal["nearest", "gptq"]
+
+ObserverOption = Annotated[Observer, typer.Option(help="How ranges are taken from values.")]
+SchemeOption = Annotated[
+    Scheme,
+    typer.Option(help="symmetric: zero points are 0, as TensorRT asks for."),
+]
+RoundingOption = Annotated[
+    Rounding, typer.Option(help="Of weights; gptq makes up for errors and needs --calib.")
+]
+OutputOption = Annotated[Path, typer.Option("-o", "--output", metavar="FILE")]
+
+
+def calibrate_command(
+    model: ModelArgument,
+    *,
+    calib: Annotated[str, typer.Option(metavar="SOURCE", help="An .npz, a data set or a folder.")],
+    output: OutputOption,
+    samples: SamplesOption = None,
+    preprocess: PreprocessOption = None,
+    shape: ShapeOption = None,
+    observer: ObserverOption = "minmax",
+    scheme: SchemeOption = "asymmetric",
+    format: FormatOption = "readable",
+) -> None:
+    """Run a float model over data and write the ranges of its activations as a table."""
+    with narration() as narrator, warnings_told(narrator):
+        from deepseek_edge.quantization import QuantConfig, write_table
+
+        config = QuantConfig(quant_scheme=scheme, observer=observer)
+        quantizer = prepare_quantizer(model, shape, config, narrator)
+        calibrate(quantizer, calib, samples, preprocess)
+        write_table(output, quantizer.table)
+    table = quantizer.table
+    result = {
+        "schema": 1,
+        "table": str(output),
+        "graph_sha256": table.graph_sha256,
+        "dataset_sha256": table.dataset_sha256,
+        "samples": table.samples,
+        "observer": table.observer,
+        "tensors": len(table.tensors),
+    }
+    show(
+        result,
+        format,
+        f"{output}: {len(table.tensors)} tensors, {table.samples} samples, {table.observer}",
+    )
+
+
+def quantize_command(
+    model: ModelArgument,
+    *,
+    output: OutputOption,
+    table: Annotated[
+        Path | None, typer.Option(metavar="TABLE.json", help="Ranges from calibrate.")
+    ] = None,
+    calib: CalibOption = None,
+    samples: SamplesOption = None,
+    preprocess: PreprocessOption = None,
+    shape: ShapeOption = None,
+    observer: ObserverOption = "minmax",
+    scheme: SchemeOption = "asymmetric",
+    rounding: RoundingOption = "gptq",
+    format: FormatOption = "readable",
+) -> None:
+    """Write a model's Q/DQ graph: int8 activations and weights, as ONNX."""
+    with narration() as narrator, warnings_told(narrator):
+        if (table is None) == (calib is None):
+            raise UsageError(
+                "ranges come from data or from a table",
+                hint="give either --calib SOURCE or --table TABLE.json",
+            )
+        from deepseek_edge.files import write_atomic
+        from deepseek_edge.quantization import QuantConfig, read_table
+
+        config = QuantConfig(quant_scheme=scheme, observer=observer, rounding=rounding)
+        quantizer = prepare_quantizer(model, shape, config, narrator)
+        if table is not None:
+            quantizer.use_table(read_table(table))
+        elif calib is not None:
+            calibrate(quantizer, calib, samples, preprocess)
+        quantized = quantizer.quantize()
+        data: bytes = quantized.model.SerializeToString(deterministic=True)
+        write_atomic(output, data)
+    result = {
+        "schema": 1,
+        "graph": str(output),
+        "size_bytes": len(data),
+        "layers_int8": len(quantized.layers),
+        "kept_float": [{"name": k.name, "reason": k.reason} for k in quantized.kept_float],
+    }
+    line = f"{output}: {len(quantized.layers)} layers int8, {bytes_text(len(data))}"
+    show(result, format, line, *(f"  {k.name}: float, {k.reason}" for k in quantized.kept_float))
+
+
+def prepare_quantizer(
+    model: str, shape: list[str] | None, config: "QuantConfig", narrator: Narrator
+) -> "Quantizer":
+    """A quantizer of the model that an argument names.
+
+    Raises:
+        UsageError, ModelError, UnsupportedError: it can't be read or quantized.
+    """
+    from deepseek_edge.export import fix_shapes, load_model
+    from deepseek_edge.quantization import Quantizer
+
+    shapes = dict(parse_shape(text) for text in shape or [])
+    return Quantizer(fix_shapes(load_model(model), shapes), config, progress=narrator.advance)
+
+
+def calibrate(
+    quantizer: "Quantizer", calib: str, samples: int | None, preprocess: str | None
+) -> None:
+    """Calibrate on what the options name.
+
+    Raises:
+        UsageError: the data set is for evaluation, or doesn't fit.
+        InputError: its samples can't serve.
+    """
+    from deepseek_edge.datasets import load_dataset
+
+    dataset = load_dataset(calib, preprocess=preprocess)
+    if dataset.split == "evaluation":
+        raise UsageError(f"{dataset.id} is for evaluation", hint="give another data set to --calib")
+    quantizer.calibrate(dataset, limit=samples)
+
+
+@contextlib.contextmanager
+def warnings_told(narrator: Narrator) -> Iterator[None]:
+    """Narrate warnings instead of Python's two lines of them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        narrator.say(f"warning: {warning.message}")
+
+
+def show(result: dict[str, Any], format: str, *lines: str) -> None:
+    """Print a result as one object or as lines."""
+    if format == "json":
+        print_json(result)
+    else:
+        print_lines(list(lines))

@@ -1,0 +1,133 @@
+"""INT8 in a compile: calibration data in, one Q/DQ graph for each kind of target out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import onnx
+
+from deepseek_edge.datasets import Dataset, check_disjoint, load_dataset
+from deepseek_edge.errors import ModelError, UsageError
+from deepseek_edge.parity import Reference, Tensors, compare_float
+from deepseek_edge.pipeline.checking import CheckedProgram
+from deepseek_edge.pipeline.placement import Place, open_program
+from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
+from deepseek_edge.quantization import QuantConfig, Quantizer
+from deepseek_edge.quantization.config import Scheme
+from deepseek_edge.quantization.quantizer import load_samples
+from deepseek_edge.target import Target
+
+Progress = Callable[[str, int, int], None]
+
+# Rounding keeps every live tensor of every sample in memory; more than this changes little.
+DEFAULT_SAMPLES = 128
+# That the artifact is compared with the float model on.
+_COMPARED: Mapping[Place, int] = {"host": 8, "qemu": 1}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Data to take ranges from, and the graphs that were made with it.
+
+    Attributes:
+        samples: in memory, with a batch of 1.
+    """
+
+    model: onnx.ModelProto
+    dataset: Dataset
+    samples: Sequence[Tensors]
+    _graphs: dict[str, onnx.ModelProto] = field(default_factory=dict, repr=False, compare=False)
+
+    def graph_for(self, target: Target, progress: Progress) -> onnx.ModelProto:
+        """The Q/DQ graph for a target; targets that allow the same zero points share one.
+
+        Raises:
+            InputError: the data can't serve.
+            UnsupportedError: the graph's opset can't be converted.
+        """
+        scheme: Scheme = "asymmetric" if target.qdq.zero_point else "symmetric"
+        if scheme not in self._graphs:
+            config = QuantConfig(quant_scheme=scheme)
+            quantizer = Quantizer(self.model, config, progress=progress)
+            data = list(self.samples)
+            self._graphs[scheme] = quantizer.calibrate(data).quantize().model
+        return self._graphs[scheme]
+
+
+def prepare_calibration(
+    request: CompileRequest, model: onnx.ModelProto, evaluation: Dataset | None
+) -> Calibration | None:
+    """Load the calibration data of an INT8 request, or refuse it, before anything is compiled.
+
+    Args:
+        request: as given.
+        model: with fixed shapes.
+        evaluation: the data set that accuracy is measured on, if any.
+
+    Returns:
+        None if the graph stays as it is: float, or quantized already.
+
+    Raises:
+        UsageError: INT8 without data, data without INT8, data for evaluation only, or shared
+            with the evaluation.
+        ModelError: data for a graph that is quantized already.
+    """
+    if is_quantized(model):
+        if request.calibration is not None:
+            raise ModelError(
+                "the model is quantized already, so there is nothing to calibrate",
+                hint="leave --calib out, or give the float model",
+            )
+        return None
+    if request.precision != "int8":
+        return None
+    if request.calibration is None:
+        raise UsageError(
+            "INT8 needs data that the activations' ranges are taken from",
+            hint="--calib SOURCE: an .npz, a data set's id, or a folder of images",
+        )
+    dataset = load_dataset(request.calibration, preprocess=request.preprocess)
+    if dataset.split == "evaluation":
+        raise UsageError(
+            f"{dataset.id} is for evaluation: calibrated on it, a model's accuracy on it is not "
+            "what others will see",
+            hint="give another data set to --calib",
+        )
+    if evaluation is not None:
+        check_disjoint(dataset, evaluation)
+    samples = load_samples(model, dataset, request.samples or DEFAULT_SAMPLES)
+    return Calibration(model, dataset, samples)
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """True for a graph with Q/DQ nodes."""
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
+
+
+def compare_with_float(
+    checked: CheckedProgram, one: PlannedTarget, calibration: Calibration, in_float: Reference
+) -> CheckedProgram:
+    """Measure the artifact's distance to the float model, on samples that it was calibrated on.
+
+    Args:
+        checked: compared with its own graph already.
+        one: the target, and where to run it.
+        calibration: gives the samples.
+        in_float: runs the float model.
+
+    Returns:
+        The same with another ``parity_float``; unchanged if the program was run nowhere, or
+        holds no entry for one sample.
+    """
+    program = checked.report.program
+    shapes = {spec.name: spec.shape for spec in program.entries[0].inputs}
+    if one.place is None or any(
+        value.shape != shapes[name] for name, value in calibration.samples[0].items()
+    ):
+        return checked
+    samples = calibration.samples[: _COMPARED[one.place]]
+    expected = [in_float.run(sample) for sample in samples]
+    with open_program(program, one.target, one.place) as run:
+        actual = [run(sample, 0) for sample in samples]
+    return replace(
+        checked, report=replace(checked.report, parity_float=compare_float(expected, actual))
+    )
