@@ -25,7 +25,6 @@ FUSES_FOLLOWERS = {
     "ReduceMax",
     "ReduceMin",
     "Resize",
-    "Upsample",
     "LayerNormalization",
     "Softmax",
 }
@@ -126,9 +125,15 @@ class _Search:
                 break
             inside.append(node)
             members.add(node)
-            if self._leaks(inside, members) == [node.output] and not self.is_inline(node):
+            if self._leaks(inside, members) == [node.output] and self._can_end(start, node):
                 best = len(inside) - 1
         return inside[1 : best + 1]
+
+    def _can_end(self, start: Node, node: Node) -> bool:
+        """True if a step may store this node's output."""
+        # Softmax keeps its powers in the output's memory until it knows their sum.
+        fits = start.op != "Softmax" or node.output.dtype == "float32"
+        return fits and not self.is_inline(node)
 
     def _next(self, inside: list[Node], members: set[Node], grouped: set[Node]) -> Node | None:
         """The first elementwise node that reads the group and fits it."""

@@ -14,8 +14,11 @@ from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from deepseek_edge.backends.tvm.graph import Graph, Node, Value, constant
+from deepseek_edge.backends.tvm.operators import ONNX, unsupported
 from deepseek_edge.errors import ModelError, UnsupportedError
 from deepseek_edge.tensors import DTYPE_CODES
+
+MAX_RANK = 8  # DSE_MAX_RANK
 
 # What depends on more than its inputs must not be folded away.
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
@@ -35,8 +38,10 @@ def import_onnx(model: onnx.ModelProto) -> Graph:
         walk.values[tensor.name] = constant(tensor.name, numpy_helper.to_array(tensor))
     walk.values.update({value.name: value for value in inputs})
     walk.run(model.graph)
-    outputs = [walk.values[info.name] for info in model.graph.output]
-    graph = Graph(inputs, outputs, walk.nodes)
+    names = [info.name for info in model.graph.output]
+    for name in names:
+        _check_output(name, walk.values[name])
+    graph = Graph(inputs, [walk.values[name] for name in names], walk.nodes)
     graph.remove_dead()
     return graph
 
@@ -48,7 +53,21 @@ def _graph_input(info: onnx.ValueInfoProto) -> Value:
             f"the shape of input {info.name!r} is not static",
             hint=f"give it with --shape {info.name}=1,3,224,224",
         )
+    if 0 in shape or len(shape) > MAX_RANK:
+        raise UnsupportedError(
+            f"input {info.name!r} has shape {list(shape)}",
+            hint=f"every dimension must be positive, and there may be at most {MAX_RANK}",
+        )
     return Value(info.name, dtype, shape)
+
+
+def _check_output(name: str, value: Value) -> None:
+    if len(value.shape) > MAX_RANK or value.elements == 0 or value.dtype not in DTYPE_CODES:
+        raise UnsupportedError(
+            f"output {name!r} has shape {list(value.shape)} and dtype {value.dtype}",
+            hint=f"it needs elements, at most {MAX_RANK} dimensions, and one of "
+            f"{', '.join(DTYPE_CODES)}",
+        )
 
 
 def _type_of(name: str, proto: onnx.TypeProto) -> tuple[str, tuple[int, ...] | None]:
@@ -90,14 +109,14 @@ class _Walk:
         inputs = [self.values[key] if key else None for key in proto.input]
         if proto.op_type == "If":
             self._if(proto, name, inputs[0])
-        elif proto.op_type == "Dropout":  # does nothing at inference
-            self.values[proto.output[0]] = self.values[proto.input[0]]
+        elif proto.op_type == "Dropout":
+            self._dropout(proto, name, inputs)
         elif proto.op_type in ("Loop", "Scan"):
             raise UnsupportedError(
                 f"operator {proto.op_type} (node {name!r}) is not supported",
                 hint="unroll it at export, or compile the loop's body as a model of its own",
             )
-        elif proto.op_type == "Shape" or (
+        elif proto.op_type in ("Shape", "Size") or (
             # Constants behind DequantizeLinear are a layer's integer weights.
             proto.op_type not in _RANDOM | {"DequantizeLinear"}
             and all(v is None or v.data is not None for v in inputs)
@@ -119,6 +138,18 @@ class _Walk:
         self.run(branch)
         for outer, inner in zip(proto.output, branch.output, strict=True):
             self.values[outer] = self.values[inner.name]
+
+    def _dropout(self, proto: onnx.NodeProto, name: str, inputs: list[Value | None]) -> None:
+        """Does nothing at inference; its mask is all true."""
+        training = inputs[2] if len(inputs) > 2 else None
+        if training is not None and (training.data is None or bool(training.data)):
+            raise UnsupportedError(
+                f"Dropout (node {name!r}) is in training mode", hint="export the model in eval mode"
+            )
+        x = self.values[proto.input[0]]
+        self.values[proto.output[0]] = x
+        for key in proto.output[1:]:
+            self.values[key] = constant(key, np.ones(x.shape, bool))
 
     def _fold(self, proto: onnx.NodeProto, inputs: list[Value | None]) -> None:
         """Evaluate a node whose inputs (or, for Shape, whose input's shape) are known."""
@@ -154,12 +185,18 @@ class _Walk:
             for key, value in zip(proto.input, inputs, strict=True)
             if value is not None and value.data is not None
         }
-        schema = onnx.defs.get_schema(proto.op_type, self.opsets.get("", 1), "")
+        if proto.op_type not in ONNX:
+            raise unsupported(proto.op_type, name)
         try:
+            schema = onnx.defs.get_schema(proto.op_type, self.opsets.get("", 1), "")
             inferred = shape_inference.infer_node_outputs(
                 schema, proto, types, data, None, self.opset_imports, self.ir_version
             )
-        except (shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+        except (
+            onnx.defs.SchemaError,
+            shape_inference.InferenceError,
+            onnx.checker.ValidationError,
+        ) as error:
             first = str(error).strip().splitlines()[0]
             raise ModelError(f"node {name!r} ({proto.op_type}): {first}") from error
         outputs = [self._output(key, name, proto.op_type, inferred) for key in proto.output]
@@ -174,7 +211,11 @@ class _Walk:
             raise UnsupportedError(
                 f"the type of {key!r}, an output of {op} (node {name!r}), can't be inferred"
             )
-        dtype, shape = _type_of(key, inferred[key])
+        dtype, shape = _type_of(f"{key}, an output of {op} (node {name})", inferred[key])
+        if shape is not None and 0 in shape:
+            raise UnsupportedError(
+                f"{key!r}, an output of {op} (node {name!r}), has no elements: shape {list(shape)}"
+            )
         if shape is None:
             raise UnsupportedError(
                 f"the shape of {key!r}, an output of {op} (node {name!r}), depends on data",

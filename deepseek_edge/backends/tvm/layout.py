@@ -7,12 +7,11 @@ permutation on; a transpose node is made only for a reader that needs the exact 
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from deepseek_edge.backends.tvm.graph import Graph, Node, Value, constant
-from deepseek_edge.backends.tvm.operators import is_elementwise
+from deepseek_edge.backends.tvm.operators import is_elementwise, is_reduction
 from deepseek_edge.errors import UnsupportedError
 
 Perm = tuple[int, ...]
@@ -26,9 +25,6 @@ SPATIAL = {
     "MaxPool",
     "AveragePool",
     "Resize",
-    "Upsample",
-    "DepthToSpace",
-    "SpaceToDepth",
     "LRN",
 }
 
@@ -70,6 +66,8 @@ class _Pass:
             self._transpose(node)
         elif node.op == "Reshape" and node.value(0) in self.lazy:
             self._reshape(node)
+        elif is_reduction(node) or node.op in ("Softmax", "LogSoftmax"):
+            self._along_axes(node)
         elif self._moves_with_axes(node):
             self._axes(node)
         elif is_elementwise(node) and self._permutation(node) is not None:
@@ -191,39 +189,46 @@ class _Pass:
         self.nodes.append(Node("Reshape", [value], [view], {}, node.source))
         return view
 
+    def _along_axes(self, node: Node) -> None:
+        """Reductions read neighbouring axes and softmax the last: transposed first if need be."""
+        x = node.value(0)
+        base, perm = self.lazy.get(x, (x, tuple(range(len(x.shape)))))
+        axes = sorted(perm[axis] for axis in node.attrs["axes"])
+        if not _are_neighbours(base.shape, axes, at_end=not is_reduction(node)):
+            order = (*(axis for axis in range(len(perm)) if axis not in axes), *axes)
+            base = self._materialise(base, order, None)
+            perm = tuple(order.index(axis) for axis in perm)
+            axes = list(range(len(perm) - len(axes), len(perm)))
+        keeps = not is_reduction(node) or node.attrs["keepdims"]
+        left = [axis for axis in perm if keeps or axis not in axes]
+        order = tuple(sorted(left).index(axis) for axis in left)
+        node.inputs[0] = base
+        node.inputs[1:] = [None if v is None else self.exact(v) for v in node.inputs[1:]]
+        node.attrs["axes"] = tuple(axes)
+        if order != tuple(range(len(order))):
+            node.outputs = [self.remember(node.output, order, "base")]
+        self.nodes.append(node)
+
     def _moves_with_axes(self, node: Node) -> bool:
         """Operators that name axes, all of whose inputs share one remembered permutation."""
-        if not (
-            node.op.startswith("Reduce")
-            or node.op in ("Concat", "Slice", "Softmax", "Pad", "LogSoftmax")
-        ):
+        if node.op not in ("Concat", "Slice", "Pad"):
             return False
         data = node.inputs if node.op == "Concat" else node.inputs[:1]
         perms = {self.lazy[v][1] if v in self.lazy else None for v in data}
-        old_softmax = "oftmax" in node.op and node.attrs.get("opset", 13) < 13
-        return None not in perms and len(perms) == 1 and not old_softmax
+        return None not in perms and len(perms) == 1
 
     def _axes(self, node: Node) -> None:
         perm = self.lazy[node.value(0)][1]
-        rank = len(perm)
         if node.op == "Pad":
             self._pad(node, perm)
             return
         data = len(node.inputs) if node.op == "Concat" else 1
         node.inputs[:data] = [self.lazy[v][0] for v in node.inputs[:data] if v is not None]
-        attrs: dict[str, Any] = node.attrs
-        if "axis" in attrs or node.op in ("Concat", "Softmax", "LogSoftmax"):
-            attrs["axis"] = perm[attrs.get("axis", -1) % rank]
-        removed: tuple[int, ...] = ()
-        if "axes" in attrs:
-            mapped = tuple(perm[axis] for axis in attrs["axes"])
-            is_reduction = node.op.startswith("Reduce")
-            if is_reduction and not attrs["keepdims"]:
-                removed = mapped
-            attrs["axes"] = tuple(sorted(mapped)) if is_reduction else mapped
-        kept = [axis for axis in perm if axis not in removed]
-        order = tuple(sorted(kept).index(axis) for axis in kept)
-        node.outputs = [self.remember(node.output, order, "base")]
+        if node.op == "Concat":
+            node.attrs["axis"] = perm[node.attrs["axis"] % len(perm)]
+        else:
+            node.attrs["axes"] = tuple(perm[axis] for axis in node.attrs["axes"])
+        node.outputs = [self.remember(node.output, perm, "base")]
         self.nodes.append(node)
 
     def _pad(self, node: Node, perm: Perm) -> None:
@@ -263,6 +268,14 @@ class _Pass:
         view = Value(f"{out.name}/base", out.dtype, shape)
         self.nodes.append(Node("Reshape", [base], [view], {}, node.source))
         self.lazy[out] = (view, inverse(tuple(new_axes)))
+
+
+def _are_neighbours(shape: tuple[int, ...], axes: list[int], *, at_end: bool) -> bool:
+    """True if only dimensions of size 1 lie between the sorted axes; ``at_end``: none after."""
+    if at_end:
+        return axes == list(range(len(shape) - len(axes), len(shape)))
+    between = (axis for axis in range(axes[0], axes[-1]) if axis not in axes)
+    return all(shape[axis] == 1 for axis in between)
 
 
 def _groups(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from deepseek_edge.backends.tvm import decompose, resampling
 from deepseek_edge.backends.tvm.graph import Array, Graph, Node, Value, constant
+from deepseek_edge.backends.tvm.writer import Writer
 from deepseek_edge.errors import UnsupportedError
 
 Rule = Callable[[Graph, Node], "list[Node] | None"]
@@ -19,6 +21,7 @@ def simplify(graph: Graph) -> None:
     for rule in RULES:
         graph.rewrite(lambda node, rule=rule: rule(graph, node))  # type: ignore[misc]
         graph.remove_dead()
+    single_outputs(graph)
 
 
 def own_outputs(graph: Graph, names: Sequence[str]) -> None:
@@ -40,7 +43,9 @@ def own_outputs(graph: Graph, names: Sequence[str]) -> None:
 
 
 def drop_identity(graph: Graph, node: Node) -> list[Node] | None:
-    """Identity, and Cast to the same dtype."""
+    """Identity, and Cast to the same dtype; CastLike is a Cast."""
+    if node.op == "CastLike":
+        node.op, node.inputs = "Cast", node.inputs[:1]
     same_cast = node.op == "Cast" and node.value(0).dtype == node.output.dtype
     if node.op != "Identity" and not same_cast:
         return None
@@ -140,66 +145,13 @@ def _scaled(value: Value, factor: float, node: Node, nodes: list[Node]) -> Value
 
 def views(graph: Graph, node: Node) -> list[Node] | None:
     """Flatten, Squeeze, Unsqueeze and Reshape differ only in how they say the shape."""
-    del graph
     if node.op not in ("Flatten", "Squeeze", "Unsqueeze", "Reshape"):
         return None
+    data = node.value(0).data
+    if data is not None:
+        graph.replace_uses(node.output, constant(node.output.name, data.reshape(node.output.shape)))
+        return []
     return [Node("Reshape", [node.value(0)], [node.output], {}, node.source)]
-
-
-def global_pools(graph: Graph, node: Node) -> list[Node] | None:
-    """GlobalAveragePool and GlobalMaxPool are reductions."""
-    del graph
-    reduction = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}.get(node.op)
-    if reduction is None:
-        return None
-    axes = tuple(range(2, len(node.output.shape)))
-    attrs = {**node.attrs, "axes": axes, "keepdims": 1}
-    return [Node(reduction, [node.value(0)], [node.output], attrs, node.source)]
-
-
-def reductions(graph: Graph, node: Node) -> list[Node] | None:
-    """Give every reduction its axes as sorted attributes; write the compound ones out."""
-    del graph
-    if not node.op.startswith("Reduce") or isinstance(node.attrs.get("axes"), tuple):
-        return None
-    x = node.value(0)
-    given = node.optional(1)
-    if given is not None and given.data is None:
-        raise UnsupportedError(f"{node.op} (node {node.source!r}): its axes depend on data")
-    axes = (
-        given.data.tolist()
-        if given is not None and given.data is not None
-        else (node.attrs.get("axes"))
-    )
-    if not axes:
-        if node.attrs.get("noop_with_empty_axes"):
-            return [Node("Copy", [x], [node.output], {}, node.source)]
-        axes = range(len(x.shape))
-    attrs = {
-        **node.attrs,
-        "axes": tuple(sorted(a % len(x.shape) for a in axes)),
-        "keepdims": node.attrs.get("keepdims", 1),
-    }
-    before, core, after = _COMPOUND.get(node.op, ((), node.op, ()))
-    chain = [*before, core, *after]
-    nodes, value = [], x
-    for index, op in enumerate(chain):
-        shape = x.shape if index < len(before) else node.output.shape
-        last = index == len(chain) - 1
-        out = node.output if last else Value(f"{node.output.name}/{op}", node.output.dtype, shape)
-        inputs: list[Value | None] = [value, value] if op == "Mul" else [value]
-        nodes.append(Node(op, inputs, [out], attrs if op == core else {}, node.source))
-        value = out
-    return nodes
-
-
-# operator -> (elementwise before, reduction, elementwise after)
-_COMPOUND: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
-    "ReduceL1": (("Abs",), "ReduceSum", ()),
-    "ReduceL2": (("Mul",), "ReduceSum", ("Sqrt",)),
-    "ReduceSumSquare": (("Mul",), "ReduceSum", ()),
-    "ReduceLogSum": ((), "ReduceSum", ("Log",)),
-}
 
 
 def split(graph: Graph, node: Node) -> list[Node] | None:
@@ -276,62 +228,84 @@ def _spatial_zeros(pad: Node, spatial: int) -> list[int] | None:
     return begin[2:] + end[2:]
 
 
-def instance_norm(graph: Graph, node: Node) -> list[Node] | None:
-    """InstanceNormalization -> mean, variance, scale and shift."""
+def matmul_vectors(graph: Graph, node: Node) -> list[Node] | None:
+    """MatMul of vectors -> of matrices with one row or column."""
     del graph
-    if node.op != "InstanceNormalization":
+    if node.op != "MatMul" or min(len(v.shape) for v in node.inputs if v is not None) > 1:
         return None
-    x, scale, shift = node.value(0), node.value(1), node.value(2)
-    axes = tuple(range(2, len(x.shape)))
-    small = (*x.shape[:2], *(1 for _ in axes))
-    column = (1, -1) + (1,) * len(axes)
-    if scale.data is None or shift.data is None:
+    a, b = node.value(0), node.value(1)
+    write = Writer(node)
+    if len(a.shape) == 1:
+        a = write.reshape(a, (1, *a.shape))
+    if len(b.shape) == 1:
+        b = write.reshape(b, (*b.shape, 1))
+    return write.done(write.reshape(write.matmul(a, b), node.output.shape))
+
+
+def padding(graph: Graph, node: Node) -> list[Node] | None:
+    """Pad with amounts for all axes as input 1 (opset 2 has attributes, 18 has axes)."""
+    del graph
+    if node.op != "Pad":
+        return None
+    rank = len(node.value(0).shape)
+    given, fill, axes = node.optional(1), node.optional(2), node.optional(3)
+    if any(value is not None and value.data is None for value in (given, fill, axes)):
         raise UnsupportedError(
-            f"InstanceNormalization (node {node.source!r}) has weights that aren't constant"
+            f"Pad (node {node.source!r}): its amounts, fill value or axes depend on data"
         )
+    amounts = np.asarray(node.attrs.get("pads", ()) if given is None else given.data)
+    if axes is not None and axes.data is not None:
+        places = axes.data % rank
+        whole = np.zeros(2 * rank, np.int64)
+        whole[[*places, *(places + rank)]] = amounts
+        amounts = whole
+    if fill is None and node.attrs.get("value"):
+        fill = constant(f"{node.source}/fill", np.float32(node.attrs["value"]))
+    pads = constant(f"{node.source}/amounts", amounts.astype(np.int64))
+    node.inputs = [node.value(0), pads, fill]
+    return [node]
 
-    def new(name: str, shape: tuple[int, ...]) -> Value:
-        return Value(f"{node.output.name}/{name}", x.dtype, shape)
 
-    mean, centred, square, variance = (
-        new("mean", small),
-        new("centred", x.shape),
-        new("square", x.shape),
-        new("var", small),
-    )
-    shifted, deviation, normal, scaled = (
-        new("shifted", small),
-        new("std", small),
-        new("normal", x.shape),
-        new("scaled", x.shape),
-    )
-    epsilon = constant(f"{node.source}/epsilon", np.float32(node.attrs.get("epsilon", 1e-5)))
-    gamma = constant(f"{node.source}/gamma", scale.data.reshape(column))
-    beta = constant(f"{node.source}/beta", shift.data.reshape(column))
-    reduce = {"axes": axes, "keepdims": 1}
-    recipe: list[tuple[str, list[Value | None], Value, dict[str, object]]] = [
-        ("ReduceMean", [x], mean, reduce),
-        ("Sub", [x, mean], centred, {}),
-        ("Mul", [centred, centred], square, {}),
-        ("ReduceMean", [square], variance, reduce),
-        ("Add", [variance, epsilon], shifted, {}),
-        ("Sqrt", [shifted], deviation, {}),
-        ("Div", [centred, deviation], normal, {}),
-        ("Mul", [normal, gamma], scaled, {}),
-        ("Add", [scaled, beta], node.output, {}),
-    ]
-    return [Node(op, ins, [out], dict(attrs), node.source) for op, ins, out, attrs in recipe]
+def single_outputs(graph: Graph) -> None:
+    """Drop outputs after the first, which no schedule computes.
+
+    Raises:
+        UnsupportedError: somebody reads one, naming the node.
+    """
+    read = {*graph.consumers(), *graph.outputs}
+    for node in graph.nodes:
+        for place, value in enumerate(node.outputs[1:], 2):
+            if value in read:
+                raise UnsupportedError(
+                    f"output {place} of {node.op} (node {node.source!r}) is not supported",
+                    hint="only its first output is computed",
+                )
+        node.outputs = node.outputs[:1]
 
 
 RULES: list[Rule] = [
     drop_identity,
+    padding,
     fold_padding,
     batch_norm,
     gemm,
-    views,
-    global_pools,
+    decompose.space_and_depth,
+    decompose.tile,
+    decompose.cumulative_sum,
+    decompose.triangle,
+    decompose.variadic,
+    decompose.conv_transpose,
+    resampling.resize,
+    decompose.concat,
+    decompose.global_pools,
     split,
     slices,
-    instance_norm,
-    reductions,  # after the rules above, which make reductions of their own
+    decompose.instance_norm,
+    decompose.layer_norm,
+    decompose.softmax,
+    decompose.extremes,
+    decompose.reductions,
+    # After the rules above, which make such operators of their own.
+    matmul_vectors,
+    views,
 ]

@@ -65,6 +65,7 @@ def _fills(node: Node, weights: Value) -> bool:
         node.attrs.get("group", 1) == 1
         and list(node.attrs.get("strides") or [1, 1]) == kernel
         and list(node.attrs.get("dilations") or [1, 1]) == [1, 1]
+        and not any(node.attrs.get("pads") or ())
         and node.output.shape[1:] == (weights.shape[1], height * kernel[0], width * kernel[1])
     )
 

@@ -1,6 +1,7 @@
 """Schedules: how each kind of step is computed. One function a kind; ``lower`` picks it."""
 
 from deepseek_edge.backends.tvm.fuse import FusedStep
+from deepseek_edge.backends.tvm.operators import check_supported, is_reduction
 from deepseek_edge.backends.tvm.schedules import (
     contraction,
     convolution,
@@ -15,6 +16,8 @@ from deepseek_edge.backends.tvm.schedules.lowering import Lowering
 from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.target import Target
 
+MAX_TENSORS = 24  # DSE_MAX_KERNEL_TENSORS
+
 # Schedules that compute followers in registers, and those that only move data.
 _FUSING = {
     "AveragePool": window.pooling,
@@ -28,9 +31,10 @@ _FUSING = {
     "MaxPool": window.pooling,
     "Resize": spatial.resize,
     "Softmax": reduction.softmax,
-    "Upsample": spatial.resize,
 }
 _PLAIN = {
+    "ArgMax": reduction.extreme_place,
+    "ArgMin": reduction.extreme_place,
     "Concat": movement.concat,
     "Gather": movement.gather,
     "LRN": spatial.local_response_norm,
@@ -46,16 +50,24 @@ def lower(step: FusedStep, target: Target) -> Lowering:
     Raises:
         UnsupportedError: no schedule for the operator or its attributes, naming the node.
     """
+    for node in step.nodes:
+        check_supported(node)
+    lowering = _lower(step, target)
+    if len(lowering.tensors) > MAX_TENSORS:
+        raise UnsupportedError(
+            f"{step.nodes[0].op} (node {step.nodes[0].source!r}) takes {len(lowering.tensors)} "
+            f"tensors; a kernel can have {MAX_TENSORS}",
+            hint="split it into several operators",
+        )
+    return lowering
+
+
+def _lower(step: FusedStep, target: Target) -> Lowering:
     node = step.anchor
     if node is None:
         return elementwise.elementwise(Fusion(step), target)
-    if node.op.startswith("Reduce"):
-        return reduction.reduce(node, Fusion(step), target)
-    if node.op in _FUSING:
-        return _FUSING[node.op](node, Fusion(step), target)
     if node.op in _PLAIN:
         return _PLAIN[node.op](node, target)
-    raise UnsupportedError(
-        f"operator {node.op} (node {node.source!r}) is not supported",
-        hint="docs/operators.md lists what is; export the model without it, or open an issue",
-    )
+    if is_reduction(node):
+        return reduction.reduce(node, Fusion(step), target)
+    return _FUSING[node.op](node, Fusion(step), target)

@@ -1,8 +1,4 @@
-"""Elementwise operators as vector expressions.
-
-exp, log, erf, tanh and sigmoid are polynomials over vectors: LLVM would otherwise call libm
-once for each lane. Every function takes and returns float32 vectors of ``lanes`` lanes.
-"""
+"""Elementwise operators as vector expressions: one rule each."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,12 +6,27 @@ import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node
+from deepseek_edge.backends.tvm.schedules.functions import (
+    converted,
+    erf,
+    exp,
+    fconst,
+    log,
+    magnitude,
+    negated,
+    power,
+    sigmoid,
+    sine,
+    tanh,
+    zero_of,
+)
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
     Expr,
     element_type,
     literal,
     load,
+    once,
     rounded,
     splat,
 )
@@ -39,103 +50,6 @@ def evaluate(node: Node, args: Arguments, lanes: int) -> Expr:
     return rule(node, args, lanes)
 
 
-def fconst(value: float, lanes: int) -> Expr:
-    """A float32 constant vector."""
-    return literal(float(np.float32(value)), "float32", lanes)
-
-
-def exp(x: Expr, lanes: int) -> Expr:
-    """e**x: 2**n times a polynomial on [-ln2/2, ln2/2] (Cody-Waite reduction).
-
-    The coefficients are a degree-6 minimax fit of (e**r - 1 - r) / r**2; relative error below
-    2e-7. Results below 2**-126 become 0, above the float32 range infinity.
-    """
-    limit = tirx.min(tirx.max(x, fconst(-87.6, lanes)), fconst(88.8, lanes))
-    n = tirx.floor(limit * fconst(1.4426950408889634, lanes) + fconst(0.5, lanes))
-    r = limit - n * fconst(0.693145751953125, lanes)
-    r = r - n * fconst(1.428606765330187e-06, lanes)
-    poly = fconst(1 / 5040, lanes)
-    for coefficient in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
-        poly = poly * r + fconst(coefficient, lanes)
-    # Two factors of 2**(n/2), since 2**n itself may not be a normal number.
-    half = tirx.floor(n * fconst(0.5, lanes))
-    result = poly * _power_of_two(half, lanes) * _power_of_two(n - half, lanes)
-    return tirx.Select(x > fconst(-87.5, lanes), result, fconst(0.0, lanes))
-
-
-def _power_of_two(n: Expr, lanes: int) -> Expr:
-    suffix = f"x{lanes}" if lanes > 1 else ""
-    bits = tirx.Cast(f"int32{suffix}", n) + literal(127, "int32", lanes)
-    return tirx.reinterpret(f"float32{suffix}", bits << literal(23, "int32", lanes))
-
-
-def log(x: Expr, lanes: int) -> Expr:
-    """Ln x for normal x > 0: exponent times ln 2 plus 2 artanh((m-1)/(m+1)) of the mantissa.
-
-    The series 2(f + f^3/3 + f^5/5 + ...) has |f| < 0.1716, so its f^11 term is below 4e-10.
-    """
-    suffix = f"x{lanes}" if lanes > 1 else ""
-    bits = tirx.reinterpret(f"int32{suffix}", x)
-    # 0x3f3504f3 is sqrt(1/2): mantissas end up in [sqrt(1/2), sqrt(2)).
-    shifted = bits - literal(0x3F3504F3, "int32", lanes)
-    exponent = shifted >> literal(23, "int32", lanes)
-    mantissa = tirx.reinterpret(
-        f"float32{suffix}", bits - (exponent << literal(23, "int32", lanes))
-    )
-    f = (mantissa - fconst(1.0, lanes)) / (mantissa + fconst(1.0, lanes))
-    square = f * f
-    series = fconst(1 / 9, lanes)
-    for denominator in (7, 5, 3, 1):
-        series = series * square + fconst(1 / denominator, lanes)
-    natural = tirx.Cast(f"float32{suffix}", exponent) * fconst(0.6931471805599453, lanes)
-    result = natural + fconst(2.0, lanes) * f * series
-    zero = tirx.Select(
-        x < fconst(0.0, lanes), fconst(float("nan"), lanes), fconst(float("-inf"), lanes)
-    )
-    return tirx.Select(x > fconst(0.0, lanes), result, zero)
-
-
-def sigmoid(x: Expr, lanes: int) -> Expr:
-    """1 / (1 + e**-x)."""
-    one = fconst(1.0, lanes)
-    return one / (one + exp(fconst(0.0, lanes) - x, lanes))
-
-
-def tanh(x: Expr, lanes: int) -> Expr:
-    """1 - 2 / (e**2x + 1), and its Taylor series near 0, where that cancels."""
-    one, two = fconst(1.0, lanes), fconst(2.0, lanes)
-    far = one - two / (exp(two * x, lanes) + one)
-    square = x * x
-    near = fconst(-17 / 315, lanes)
-    for coefficient in (2 / 15, -1 / 3, 1.0):
-        near = near * square + fconst(coefficient, lanes)
-    return tirx.Select(square < fconst(0.04, lanes), x * near, far)
-
-
-def erf(x: Expr, lanes: int) -> Expr:
-    """The error function by formula 7.1.26 of Abramowitz and Stegun; error below 1.5e-7."""
-    magnitude = tirx.max(x, fconst(0.0, lanes) - x)
-    t = fconst(1.0, lanes) / (fconst(1.0, lanes) + fconst(0.3275911, lanes) * magnitude)
-    poly = fconst(1.061405429, lanes)
-    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        poly = poly * t + fconst(coefficient, lanes)
-    tail = poly * t * exp(fconst(0.0, lanes) - magnitude * magnitude, lanes)
-    positive = fconst(1.0, lanes) - tail
-    return tirx.Select(x < fconst(0.0, lanes), fconst(0.0, lanes) - positive, positive)
-
-
-def _number(expr: Expr, lanes: int, dtype: str) -> Expr:
-    return tirx.Cast(f"{dtype}x{lanes}" if lanes > 1 else dtype, expr)
-
-
-def _zero(x: Expr, lanes: int) -> Expr:
-    return literal(0, element_type(x), lanes)
-
-
-def _negate(x: Expr, lanes: int) -> Expr:
-    return _zero(x, lanes) - x
-
-
 def _clip(node: Node, args: Arguments, lanes: int) -> Expr:
     x, dtype = args[0], element_type(args[0])
     low, high = node.attrs.get("min"), node.attrs.get("max")  # before opset 11
@@ -143,34 +57,46 @@ def _clip(node: Node, args: Arguments, lanes: int) -> Expr:
     lower = next(present) if node.optional(1) is not None else low
     upper = next(present) if node.optional(2) is not None else high
     if lower is not None:
-        x = tirx.max(x, literal(lower, dtype, lanes) if isinstance(lower, float) else lower)
+        x = tirx.max(literal(lower, dtype, lanes) if isinstance(lower, float) else lower, x)
     if upper is not None:
-        x = tirx.min(x, literal(upper, dtype, lanes) if isinstance(upper, float) else upper)
+        x = tirx.min(literal(upper, dtype, lanes) if isinstance(upper, float) else upper, x)
     return x
 
 
 def _cast(node: Node, args: Arguments, lanes: int) -> Expr:
     dtype, x = node.output.dtype, args[0]
     if dtype == "bool":
-        return x if element_type(x) == "bool" else tirx.NE(x, _zero(x, lanes))
-    return _number(x, lanes, dtype)
+        return x if element_type(x) == "bool" else tirx.NE(x, zero_of(x, lanes))
+    return converted(x, lanes, dtype)
 
 
 def _power(node: Node, args: Arguments, lanes: int) -> Expr:
-    exponent = node.value(1).data
-    x = args[0]
+    exponent, x = node.value(1).data, args[0]
+    dtype = element_type(x)
     if exponent is not None and exponent.size == 1:
         known = float(exponent.reshape(-1)[0])
-        if known == 0.5:
+        if known == 0.5 and dtype == "float32":
             return tirx.sqrt(x)
-        if known == int(known) and 0 < abs(known) <= 8:
-            product = x
-            for _ in range(int(abs(known)) - 1):
-                product = product * x
-            return product if known > 0 else fconst(1.0, lanes) / product
-    if element_type(x) != "float32":
-        raise UnsupportedError(f"Pow (node {node.source!r}) of integers with this exponent")
-    return exp(args[1] * log(x, lanes), lanes)
+        if known == int(known) and abs(known) <= 64 and (known >= 0 or dtype == "float32"):
+            whole = _repeated(x, int(abs(known)), lanes)
+            return whole if known >= 0 else fconst(1.0, lanes) / whole
+    if dtype != "float32":
+        raise UnsupportedError(
+            f"Pow (node {node.source!r}) of {dtype}",
+            hint="its exponent must be one constant from 0 to 64; add a Cast to float32 before it",
+        )
+    return power(x, converted(args[1], lanes, "float32"), lanes)
+
+
+def _repeated(x: Expr, exponent: int, lanes: int) -> Expr:
+    """X ** exponent by squaring."""
+    result, square = None, x
+    while exponent:
+        if exponent & 1:
+            result = square if result is None else result * square
+        square = once(square * square)
+        exponent >>= 1
+    return literal(1, element_type(x), lanes) if result is None else result
 
 
 def _elu(node: Node, args: Arguments, lanes: int) -> Expr:
@@ -192,13 +118,12 @@ def _leaky(node: Node, args: Arguments, lanes: int) -> Expr:
 
 def _hard_sigmoid(x: Expr, alpha: float, beta: float, lanes: int) -> Expr:
     line = rounded(x * fconst(alpha, lanes), lanes) + fconst(beta, lanes)
-    return tirx.min(tirx.max(line, fconst(0.0, lanes)), fconst(1.0, lanes))
+    return tirx.min(fconst(1.0, lanes), tirx.max(fconst(0.0, lanes), line))
 
 
 def _softplus(x: Expr, lanes: int) -> Expr:
-    magnitude = tirx.max(x, fconst(0.0, lanes) - x)
-    small = exp(fconst(0.0, lanes) - magnitude, lanes)
-    return tirx.max(x, fconst(0.0, lanes)) + log(fconst(1.0, lanes) + small, lanes)
+    small = exp(fconst(0.0, lanes) - magnitude(x, lanes), lanes)
+    return tirx.max(fconst(0.0, lanes), x) + log(fconst(1.0, lanes) + small, lanes)
 
 
 def _gelu(node: Node, args: Arguments, lanes: int) -> Expr:
@@ -214,13 +139,32 @@ def _gelu(node: Node, args: Arguments, lanes: int) -> Expr:
 def _sign(x: Expr, lanes: int) -> Expr:
     dtype = element_type(x)
     zero = literal(0, dtype, lanes)
-    negative = tirx.Select(x < zero, literal(-1, dtype, lanes), zero)
+    negative = tirx.Select(x < zero, literal(-1, dtype, lanes), x)  # of 0 and NaN: itself
     return tirx.Select(x > zero, literal(1, dtype, lanes), negative)
 
 
-def _divide(args: Arguments) -> Expr:
+def _divide(node: Node, args: Arguments, lanes: int) -> Expr:
+    del node
     a, b = args
-    return a / b if element_type(a) == "float32" else tirx.truncdiv(a, b)
+    if element_type(a) == "float32":
+        return a / b
+    # By 0, and the least integer by -1, would trap on some CPUs.
+    divisor, is_minus_one = _safe_divisor(b, lanes)
+    quotient = tirx.truncdiv(a, divisor)
+    return (
+        quotient if is_minus_one is None else tirx.Select(is_minus_one, negated(a, lanes), quotient)
+    )
+
+
+def _safe_divisor(b: Expr, lanes: int) -> tuple[Expr, Expr | None]:
+    """``b`` with 1 in the place of 0 and -1, and where it was -1 (unsigned: never)."""
+    dtype = element_type(b)
+    one = literal(1, dtype, lanes)
+    divisor = tirx.Select(tirx.EQ(b, zero_of(b, lanes)), one, b)
+    if dtype == "uint8":
+        return divisor, None
+    is_minus_one = tirx.EQ(b, literal(-1, dtype, lanes))
+    return tirx.Select(is_minus_one, one, divisor), is_minus_one
 
 
 def _fold(combine: Callable[[Expr, Expr], Expr]) -> "Rule":
@@ -234,18 +178,45 @@ def _fold(combine: Callable[[Expr, Expr], Expr]) -> "Rule":
     return rule
 
 
-def _mean(node: Node, args: Arguments, lanes: int) -> Expr:
-    total = _fold(lambda a, b: a + b)(node, args, lanes)
-    return total * fconst(1 / len(args), lanes)
-
-
 def _modulo(node: Node, args: Arguments, lanes: int) -> Expr:
     a, b = args
-    if element_type(a) != "float32":
-        operation = tirx.truncmod if node.attrs.get("fmod", 0) else tirx.floormod
-        return operation(a, b)
-    del lanes
-    return a - b * tirx.trunc(a / b)
+    if element_type(a) == "float32":
+        raise UnsupportedError(f"Mod (node {node.source!r}) of float32: only integers")
+    divisor, _ = _safe_divisor(b, lanes)
+    operation = tirx.truncmod if node.attrs.get("fmod", 0) else tirx.floormod
+    return operation(a, divisor)
+
+
+def _extreme(operation: Callable[[Expr, Expr], Expr]) -> "Rule":
+    """Max or Min of two, NaN if either is."""
+
+    def rule(node: Node, args: Arguments, lanes: int) -> Expr:
+        a, b = args
+        if element_type(a) != "float32" or node.value(1).data is not None:
+            return operation(*((a, b) if node.value(0).data is not None else (b, a)))
+        return tirx.Select(tirx.NE(a, a), a, operation(a, b))
+
+    return rule
+
+
+def _same(node: Node, args: Arguments, lanes: int) -> Expr:
+    a, b = args
+    if element_type(a) == "bool":
+        return tirx.Not(_differ(a, b, lanes))
+    return tirx.EQ(a, b)
+
+
+def _differ(a: Expr, b: Expr, lanes: int) -> Expr:
+    return tirx.NE(converted(a, lanes, "int8"), converted(b, lanes, "int8"))
+
+
+def _is_infinite(node: Node, args: Arguments, lanes: int) -> Expr:
+    x, infinity = args[0], float("inf")
+    high = tirx.EQ(x, fconst(infinity, lanes))
+    low = tirx.EQ(x, fconst(-infinity, lanes))
+    if not node.attrs.get("detect_negative", 1):
+        return high
+    return tirx.Or(high, low) if node.attrs.get("detect_positive", 1) else low
 
 
 def _quantize(node: Node, args: Arguments, lanes: int) -> Expr:
@@ -259,22 +230,22 @@ def _quantize(node: Node, args: Arguments, lanes: int) -> Expr:
     integer = round_to_integer(bounded, lanes)
     if zero:
         integer = integer + literal(zero, "int32", lanes)
-    return _number(integer, lanes, node.output.dtype)
+    return converted(integer, lanes, node.output.dtype)
 
 
 def round_to_integer(x: Expr, lanes: int) -> Expr:
     """The nearest int32, ties to even: one instruction on x86, where a rounding mode is set."""
     if lanes == 1:
-        return _number(tirx.nearbyint(x), 1, "int32")
+        return converted(tirx.nearbyint(x), 1, "int32")
     return tirx.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.lrint", x)
 
 
 def dequantize(x: Expr, scale: float, zero_point: int, lanes: int) -> Expr:
     """(x - zero point) * scale in float32."""
-    value = _number(x, lanes, "int32")
+    value = converted(x, lanes, "int32")
     if zero_point:
         value = value - literal(zero_point, "int32", lanes)
-    value = _number(value, lanes, "float32")
+    value = converted(value, lanes, "float32")
     return value if scale == 1 else rounded(value * fconst(scale, lanes), lanes)
 
 
@@ -306,7 +277,7 @@ def _dequantize(node: Node, args: Arguments, lanes: int) -> Expr:
 
 def _thresholded(node: Node, args: Arguments, lanes: int) -> Expr:
     x = args[0]
-    return tirx.Select(x > fconst(node.attrs.get("alpha", 1.0), lanes), x, _zero(x, lanes))
+    return tirx.Select(x > fconst(node.attrs.get("alpha", 1.0), lanes), x, zero_of(x, lanes))
 
 
 Rule = Callable[[Node, Arguments, int], Expr]
@@ -317,7 +288,7 @@ def _unary(function: Callable[[Expr, int], Expr]) -> Rule:
 
 
 _RULES: dict[str, Rule] = {
-    "Abs": _unary(lambda x, n: tirx.max(x, _negate(x, n))),
+    "Abs": _unary(lambda x, n: tirx.max(negated(x, n), x)),
     "Add": _fold(lambda a, b: a + b),
     "And": _fold(tirx.And),
     "Cast": _cast,
@@ -326,9 +297,10 @@ _RULES: dict[str, Rule] = {
     "Clip": _clip,
     "Copy": _unary(lambda x, n: x),
     "DequantizeLinear": _dequantize,
-    "Div": lambda node, args, n: _divide(args),
+    "Cos": _unary(lambda x, n: sine(x, n, quarter_turns=1)),
+    "Div": _divide,
     "Elu": _elu,
-    "Equal": lambda node, args, n: tirx.EQ(args[0], args[1]),
+    "Equal": _same,
     "Erf": _unary(erf),
     "Exp": _unary(exp),
     "Expand": _unary(lambda x, n: x),
@@ -340,38 +312,41 @@ _RULES: dict[str, Rule] = {
         args[0], node.attrs.get("alpha", 0.2), node.attrs.get("beta", 0.5), n
     ),
     "HardSwish": lambda node, args, n: args[0] * _hard_sigmoid(args[0], 1 / 6, 0.5, n),
+    "IsInf": _is_infinite,
     "IsNaN": _unary(lambda x, n: tirx.NE(x, x)),
     "LeakyRelu": _leaky,
     "Less": lambda node, args, n: args[0] < args[1],
     "LessOrEqual": lambda node, args, n: args[0] <= args[1],
     "Log": _unary(log),
-    "Max": _fold(tirx.max),
-    "Mean": _mean,
-    "Min": _fold(tirx.min),
+    "Max": _extreme(tirx.max),
+    "Min": _extreme(tirx.min),
     "Mish": _unary(lambda x, n: x * tanh(_softplus(x, n), n)),
     "Mod": _modulo,
     "Mul": _fold(lambda a, b: a * b),
-    "Neg": _unary(_negate),
+    "Neg": _unary(negated),
     "Not": _unary(lambda x, n: tirx.Not(x)),
     "Or": _fold(tirx.Or),
     "PRelu": _leaky,
     "Pow": _power,
     "QuantizeLinear": _quantize,
     "Reciprocal": _unary(lambda x, n: fconst(1.0, n) / x),
-    "Relu": _unary(lambda x, n: tirx.max(x, _zero(x, n))),
+    "Relu": _unary(lambda x, n: tirx.max(zero_of(x, n), x)),
     "Round": _unary(lambda x, n: tirx.nearbyint(x)),
     "Selu": _elu,
     "Sigmoid": _unary(sigmoid),
     "Sign": _unary(_sign),
+    "Sin": _unary(sine),
     "Softplus": _unary(_softplus),
-    "Softsign": _unary(lambda x, n: x / (fconst(1.0, n) + tirx.max(x, _negate(x, n)))),
+    "Softsign": _unary(lambda x, n: x / (fconst(1.0, n) + tirx.max(x, negated(x, n)))),
     "Sqrt": _unary(lambda x, n: tirx.sqrt(x)),
     "Sub": lambda node, args, n: args[0] - args[1],
-    "Sum": _fold(lambda a, b: a + b),
+    "Swish": lambda node, args, n: (
+        args[0] * sigmoid(args[0] * fconst(node.attrs.get("alpha", 1.0), n), n)
+    ),
     "Tanh": _unary(tanh),
     "ThresholdedRelu": _thresholded,
     "Where": lambda node, args, n: tirx.Select(args[0], args[1], args[2]),
-    "Xor": lambda node, args, n: tirx.NE(args[0], args[1]),
+    "Xor": lambda node, args, n: _differ(args[0], args[1], n),
 }
 
 

@@ -19,6 +19,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     literal,
     load,
     load_splat,
+    once,
     rounded,
     store,
     unravel,
@@ -68,17 +69,17 @@ class Fusion:
         """Apply the followers to the anchor's ``result`` and store the output vector."""
         known: dict[Value, Expr] = {}
         if self.step.anchor is not None:
-            known[self.step.anchor.output] = result
+            known[self.step.anchor.output] = once(result)
         for node in self.step.followers:
             args = [
                 known[value] if value in known else self._operand(value, row, column, lanes)
                 for value in node.inputs
                 if value is not None
             ]
-            result = evaluate(node, args, lanes)
+            result = evaluate(node, [once(arg) for arg in args], lanes)
             if self.is_integer and node.op == "Mul" and node.output.dtype == "float32":
                 result = rounded(result, lanes)
-            known[node.output] = result
+            known[node.output] = once(result)
         value = known[self.step.nodes[-1].output]
         if self.out.dtype == "bool":
             value = tirx.Cast("int8" if lanes == 1 else f"int8x{lanes}", value)

@@ -92,6 +92,21 @@ def bind(value: Expr) -> Expr:
     return T.Bind(value)
 
 
+def once(value: Expr) -> Expr:
+    """As ``bind``, for what an elementwise operator computes and reads several times.
+
+    It passes through registers that TVM doesn't see through: its analysis of bindings expands
+    each in the next, which takes forever on chains of operators. Booleans stay expressions.
+    """
+    dtype = element_type(value)
+    if dtype == "bool":
+        return value
+    lanes = lanes_of(value)
+    register = local(dtype, lanes)
+    store(register, 0, lanes, value)
+    return load(register, 0, lanes)
+
+
 def local(dtype: str, elements: int) -> Buffer:
     """Registers: a small buffer that only constant indices reach."""
     return T.alloc_buffer((elements,), dtype, scope="local")
@@ -135,6 +150,12 @@ def element_type(expr: Expr) -> str:
     return head if head and tail.isdigit() else name
 
 
+def lanes_of(expr: Expr) -> int:
+    """The number of lanes."""
+    head, _, tail = str(expr.ty).rpartition("x")
+    return int(tail) if head and tail.isdigit() else 1
+
+
 def pieces(length: int, lanes: int) -> list[tuple[int, int]]:
     """Cut [0, length) into vectors: (offset, lanes), widest first, powers of two.
 
@@ -175,10 +196,16 @@ def zeros(lanes: int) -> Expr:
 
 
 def lowest(dtype: str, lanes: int) -> Expr:
-    """The least value of a dtype."""
+    """The least value of a dtype: -infinity if it has that."""
     kind = np.dtype(dtype)
-    is_float = kind.kind == "f"
-    value = float(np.finfo(kind).min) if is_float else int(np.iinfo(kind).min)
+    value = float("-inf") if kind.kind == "f" else int(np.iinfo(kind).min)
+    return literal(value, dtype, lanes)
+
+
+def highest(dtype: str, lanes: int) -> Expr:
+    """The greatest value of a dtype: infinity if it has that."""
+    kind = np.dtype(dtype)
+    value = float("inf") if kind.kind == "f" else int(np.iinfo(kind).max)
     return literal(value, dtype, lanes)
 
 

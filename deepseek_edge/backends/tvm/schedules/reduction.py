@@ -8,30 +8,30 @@ from tvm import tirx
 from deepseek_edge.backends.tvm.graph import Node
 from deepseek_edge.backends.tvm.schedules.arithmetic import (
     apply_input_scale,
-    exp,
-    fconst,
     load_float,
-    log,
 )
+from deepseek_edge.backends.tvm.schedules.functions import exp, fconst, log
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
     Expr,
     bind,
     build,
+    element_type,
     for_columns,
+    highest,
     index,
     literal,
     load,
     local,
     loop,
+    lowest,
     ramp,
     splat,
     store,
     when,
 )
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering, ceil_div
-from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.target import Target
 
 Combine = Callable[[Expr, Expr], Expr]
@@ -50,17 +50,11 @@ def _start(op: str, dtype: str, lanes: int) -> Expr:
         return literal(0, dtype, lanes)
     if op == "ReduceProd":
         return literal(1, dtype, lanes)
-    kind = np.dtype(dtype)
-    is_max = op == "ReduceMax"
-    if kind.kind == "f":
-        return literal(float(np.finfo(kind).min if is_max else np.finfo(kind).max), dtype, lanes)
-    return literal(int(np.iinfo(kind).min if is_max else np.iinfo(kind).max), dtype, lanes)
+    return lowest(dtype, lanes) if op == "ReduceMax" else highest(dtype, lanes)
 
 
 def reduce(node: Node, fusion: Fusion, target: Target) -> Lowering:
     """Sum, mean, max, min or product over neighbouring axes (layout.py sees to that)."""
-    if node.op not in _COMBINE:
-        raise UnsupportedError(f"operator {node.op} (node {node.source!r}) is not supported")
     shape, axes = node.value(0).shape, node.attrs["axes"]
     first, last = axes[0], axes[-1]
     count = int(np.prod(shape[first : last + 1]))
@@ -73,8 +67,10 @@ def reduce(node: Node, fusion: Fusion, target: Target) -> Lowering:
 
 def _mean_and_scale(node: Node, total: Expr, count: int, lanes: int) -> Expr:
     """The result of a sum: integers are scaled last, so that their sum is exact."""
-    if node.op == "ReduceMean":
+    if node.op == "ReduceMean" and element_type(total) == "float32":
         total = total / fconst(count, lanes)
+    elif node.op == "ReduceMean":
+        total = tirx.truncdiv(total, literal(count, element_type(total), lanes))
     return apply_input_scale(node, total, lanes)
 
 
@@ -198,27 +194,22 @@ def fold_row(
 
 
 def softmax(node: Node, fusion: Fusion, target: Target) -> Lowering:
-    """Softmax and LogSoftmax over the last axis (before opset 13: all axes from ``axis`` on)."""
-    shape = node.value(0).shape
-    old = node.attrs.get("opset", 13) < 13
-    axis = node.attrs.get("axis", 1 if old else -1) % len(shape)
-    count = int(np.prod(shape[axis:])) if old else shape[-1]
+    """Softmax and LogSoftmax over the last axis (layout.py sees to that)."""
+    count = node.value(0).shape[-1]
     rows = node.output.elements // count
     lanes = target.vector_bits // 32
-    _as_rows(fusion, rows, count)
 
     def body(buffers: Sequence[Buffer], row: Expr) -> None:
         source, *rest = buffers
         fusion.attach(rest)
         out = rest[-1]
         base = bind(row * index(count))
-        least = fconst(float(np.finfo(np.float32).min), 1)
         peak = bind(
             fold_row(
                 count,
                 lanes,
                 combine=tirx.max,
-                start=least,
+                start=lowest("float32", 1),
                 value=lambda at, width: load_float(node, source, base + at, width),
             )
         )
@@ -251,16 +242,11 @@ def _sum_row(count: int, lanes: int, value: Callable[[Expr, int], Expr]) -> Expr
 
 
 def layer_norm(node: Node, fusion: Fusion, target: Target) -> Lowering:
-    """LayerNormalization over the trailing axes: two passes, as stable as the definition."""
-    shape = node.value(0).shape
-    axis = node.attrs.get("axis", -1) % len(shape)
-    count = int(np.prod(shape[axis:]))
+    """LayerNormalization over the last axis: two passes, as stable as the definition."""
+    count = node.value(0).shape[-1]
     rows = node.output.elements // count
     lanes = target.vector_bits // 32
     scale, shift = node.value(1), node.optional(2)
-    if scale.elements != count or (shift is not None and shift.elements != count):
-        raise UnsupportedError(f"LayerNormalization (node {node.source!r}) broadcasts its scale")
-    _as_rows(fusion, rows, count)
 
     def body(buffers: Sequence[Buffer], row: Expr) -> None:
         source, gamma, *rest = buffers
@@ -299,10 +285,35 @@ def layer_norm(node: Node, fusion: Fusion, target: Target) -> Lowering:
     return Lowering(build(tensors, body), tuple(tensors), rows, rows * count * 4)
 
 
-def _as_rows(fusion: Fusion, rows: int, count: int) -> None:
-    """Iterate over the output as (rows, count), if its last dimension isn't that already."""
-    if fusion.shape[-1] == count:
-        return
-    if fusion.step.followers:
-        raise AssertionError("a follower was fused across merged axes")
-    fusion.shape = (rows, count)
+def extreme_place(node: Node, target: Target) -> Lowering:
+    """ArgMax and ArgMin over neighbouring axes: a task is one output element."""
+    x, out, axes = node.value(0), node.output, node.attrs["axes"]
+    count = int(np.prod(x.shape[axes[0] : axes[-1] + 1]))
+    inner = int(np.prod(x.shape[axes[-1] + 1 :]))
+    takes_last = bool(node.attrs.get("select_last_index"))
+    is_max = node.op == "ArgMax"
+    del target
+
+    def body(buffers: Sequence[Buffer], task: Expr) -> None:
+        source, places = buffers
+        base = bind(
+            tirx.indexdiv(task, index(inner)) * index(count * inner)
+            + tirx.indexmod(task, index(inner))
+        )
+        best, place = local(x.dtype, 1), local("int64", 1)
+        store(best, 0, 1, load(source, base, 1))
+        store(place, 0, 1, index(0))
+        with loop(count - 1, 1) as at:
+            value = bind(load(source, base + at * index(inner), 1))
+            known = load(best, 0, 1)
+            if takes_last:
+                beats = value >= known if is_max else value <= known
+            else:
+                beats = value > known if is_max else value < known
+            with when(beats):
+                store(best, 0, 1, value)
+                store(place, 0, 1, at)
+        store(places, task, 1, load(place, 0, 1))
+
+    tensors = [x, out]
+    return Lowering(build(tensors, body), tuple(tensors), out.elements, out.elements * count)

@@ -6,7 +6,8 @@ import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node, constant
-from deepseek_edge.backends.tvm.schedules.arithmetic import exp, fconst, load_float, log
+from deepseek_edge.backends.tvm.schedules.arithmetic import load_float
+from deepseek_edge.backends.tvm.schedules.functions import exp, fconst, log
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
@@ -29,13 +30,9 @@ from deepseek_edge.target import Target
 
 
 def resize(node: Node, fusion: Fusion, target: Target) -> Lowering:
-    """Resize and Upsample along height and width: tables of sources and weights per axis."""
+    """Resize along height and width, by the tables that resampling.py made."""
     x, out = node.value(0), node.output
-    if len(x.shape) != 4 or node.attrs.get("axes") not in (None, [2, 3]):
-        raise UnsupportedError(f"{node.op} (node {node.source!r}): only height and width")
-    (rows, row_weights), (columns, column_weights) = (
-        resize_taps(node, axis, x.shape[axis], out.shape[axis]) for axis in (1, 2)
-    )
+    (rows, row_weights), (columns, column_weights) = node.attrs["taps"]
     taps_y, taps_x = rows.shape[1], columns.shape[1]
     tables = [
         constant(f"{node.source}/taps", table.reshape(-1))
@@ -76,149 +73,64 @@ def resize(node: Node, fusion: Fusion, target: Target) -> Lowering:
     return Lowering(build(tensors, body), tuple(tensors), out.shape[0] * out.shape[1], work)
 
 
-def resize_taps(node: Node, axis: int, size: int, whole: int) -> tuple[Array, Array]:
-    """Sources (whole, taps) int64 and weights (whole, taps) float32 along one axis.
-
-    Coordinate transformations and modes as ONNX Resize-19 defines them.
-    """
-    mode = node.attrs.get("mode", "nearest")
-    transform = node.attrs.get("coordinate_transformation_mode", "half_pixel")
-    if node.op == "Upsample" or (node.op == "Resize" and node.attrs.get("opset", 19) < 11):
-        transform = "asymmetric"
-    scale = _scale(node, axis, size, whole)
-    x = _coordinates(transform, np.arange(whole), scale, size, whole)
-    if mode == "nearest":
-        places = _nearest(node.attrs.get("nearest_mode", "round_prefer_floor"), x)
-        if node.op == "Upsample":
-            places = np.floor(x)
-        sources, weights = places[:, None], np.ones((whole, 1))
-    elif mode == "linear":
-        low = np.floor(x)
-        sources = np.stack([low, low + 1], axis=1)
-        weights = np.stack([1 - (x - low), x - low], axis=1)
-    elif mode == "cubic":
-        sources, weights = _cubic(x, node.attrs.get("cubic_coeff_a", -0.75))
-    else:
-        raise UnsupportedError(f"{node.op} (node {node.source!r}): mode {mode!r}")
-    if node.attrs.get("antialias") or node.attrs.get("exclude_outside"):
-        raise UnsupportedError(f"Resize (node {node.source!r}): antialias and exclude_outside")
-    sources = np.clip(sources, 0, size - 1).astype(np.int64)
-    return sources, weights.astype(np.float32)
-
-
-def _scale(node: Node, axis: int, size: int, whole: int) -> float:
-    """The scale as given, else what the sizes say; axis counts in NHWC."""
-    given = node.optional(1 if node.op == "Upsample" or len(node.inputs) == 2 else 2)
-    if given is not None and given.data is not None and given.elements == 4:
-        return float(given.data[axis + 1])
-    if given is not None and given.data is not None and given.elements == 2:
-        return float(given.data[axis - 1])
-    return whole / size
-
-
-def _coordinates(transform: str, out: Array, scale: float, size: int, whole: int) -> Array:
-    if transform == "asymmetric":
-        return out / scale
-    if transform == "align_corners":
-        return out * ((size - 1) / (whole - 1)) if whole > 1 else out * 0.0
-    if transform == "half_pixel" or (transform == "pytorch_half_pixel" and whole > 1):
-        return (out + 0.5) / scale - 0.5
-    if transform == "pytorch_half_pixel":
-        return out * 0.0
-    if transform == "half_pixel_symmetric":
-        adjustment = whole / (scale * size)
-        centre = size / 2
-        return centre * (1 - adjustment) + (out + 0.5) / scale - 0.5
-    raise UnsupportedError(f"Resize: coordinate_transformation_mode {transform!r}")
-
-
-def _nearest(mode: str, x: Array) -> Array:
-    if mode == "floor":
-        return np.floor(x)
-    if mode == "ceil":
-        return np.ceil(x)
-    if mode == "round_prefer_ceil":
-        return np.floor(x + 0.5)
-    return np.ceil(x - 0.5)
-
-
-def _cubic(x: Array, a: float) -> tuple[Array, Array]:
-    """Keys' cubic convolution with parameter ``a`` over the four nearest elements."""
-    low = np.floor(x)
-    t = x - low
-
-    def near(d: Array) -> Array:
-        return ((a + 2) * d - (a + 3)) * d * d + 1
-
-    def far(d: Array) -> Array:
-        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-
-    sources = np.stack([low - 1, low, low + 1, low + 2], axis=1)
-    return sources, np.stack([far(1 + t), near(t), near(1 - t), far(2 - t)], axis=1)
-
-
 def conv_transpose(node: Node, fusion: Fusion, target: Target) -> Lowering:
     """Each output pixel gathers the taps that reach it; vectors run over output channels."""
     x, out, bias = node.value(0), node.output, node.optional(2)
     weights = _transpose_weights(node)
-    stride = node.attrs.get("strides") or [1, 1]
-    dilation = node.attrs.get("dilations") or [1, 1]
-    top, left = (node.attrs.get("pads") or [0, 0, 0, 0])[:2]
-    depth, columns, kernel_h, kernel_w = weights.shape
-    packed = constant(f"{node.source}/packed", weights.transpose(2, 3, 0, 1).reshape(-1))
-    height, width = x.shape[1:3]
+    groups, kernel_h, kernel_w, depth, columns = weights.shape
+    packed = constant(f"{node.source}/packed", weights.reshape(-1))
     extra = [] if bias is None else [bias]
+    height, width = x.shape[1:3]
+    (stride_h, stride_w), (dilation_h, dilation_w) = node.attrs["strides"], node.attrs["dilations"]
+    top, left = node.attrs["pads"][:2]
     lanes = target.vector_bits // 32
 
-    def body(buffers: Sequence[Buffer], row: Expr) -> None:
+    def body(buffers: Sequence[Buffer], task: Expr) -> None:
         source, taps, *rest = buffers
         fusion.attach(rest[len(extra) :])
+        group, row = tirx.indexmod(task, index(groups)), bind(tirx.indexdiv(task, index(groups)))
         item = tirx.indexdiv(row, index(out.shape[1]))
         y = bind(tirx.indexmod(row, index(out.shape[1])))
 
-        def gather_tap(total: Buffer, line: Expr, place: Expr, tap: int, column: Expr) -> None:
+        def add_tap(total: Buffer, line: Expr, place: Expr, tap: int, column: Expr) -> None:
             vector = int(total.shape[0])
-            base = bind(((item * index(height) + line) * index(width) + place) * index(depth))
+            pixel = bind((item * index(height) + line) * index(width) + place)
+            channels = bind((pixel * index(groups) + group) * index(depth))
+            first = bind((group * index(kernel_h * kernel_w) + index(tap)) * index(depth))
             with loop(depth) as k:
-                at = index(tap * depth * columns) + k * index(columns) + column
-                weight = load(taps, at, vector)
-                value = load_splat(source, base + k, vector)
+                weight = load(taps, (first + k) * index(columns) + column, vector)
+                value = load_splat(source, channels + k, vector)
                 store(total, 0, vector, load(total, 0, vector) + value * weight)
 
+        def pixel_of(pixel: Expr, column: Expr, lanes: int) -> None:
+            total, channel = local("float32", lanes), bind(group * index(columns) + column)
+            store(total, 0, lanes, load(rest[0], channel, lanes) if extra else zeros(lanes))
+            for r in range(kernel_h):
+                line, has_line = _reaches(y, r * dilation_h - top, stride_h, height)
+                with when(has_line):
+                    for s in range(kernel_w):
+                        place, has_pixel = _reaches(pixel, s * dilation_w - left, stride_w, width)
+                        with when(has_pixel):
+                            add_tap(total, line, place, r * kernel_w + s, column)
+            out_row = row * index(out.shape[2]) + pixel
+            fusion.finish(load(total, 0, lanes), out_row, channel, lanes)
+
         with loop(out.shape[2]) as pixel:
-
-            def write(column: Expr, lanes: int) -> None:
-                total = local("float32", lanes)
-                store(total, 0, lanes, load(rest[0], column, lanes) if extra else zeros(lanes))
-                for r in range(kernel_h):
-                    line, has_line = _reaches(y, r * dilation[0] - top, stride[0], height)
-                    with when(has_line):
-                        for s in range(kernel_w):
-                            place, has_pixel = _reaches(
-                                pixel, s * dilation[1] - left, stride[1], width
-                            )
-                            with when(has_pixel):
-                                gather_tap(total, line, place, r * kernel_w + s, column)
-                out_row = row * index(out.shape[2]) + pixel
-                fusion.finish(load(total, 0, lanes), out_row, column, lanes)
-
-            for_columns(columns, lanes, write)
+            for_columns(columns, lanes, lambda column, lanes: pixel_of(pixel, column, lanes))
 
     tensors = [x, packed, *extra, *fusion.tensors]
-    macs = x.elements * columns * kernel_h * kernel_w
-    return Lowering(build(tensors, body), tuple(tensors), out.shape[0] * out.shape[1], macs)
+    tasks, macs = out.shape[0] * out.shape[1] * groups, x.elements * weights[0, ..., 0, :].size
+    return Lowering(build(tensors, body), tuple(tensors), tasks, macs)
 
 
 def _transpose_weights(node: Node) -> Array:
-    """The weights (in, out, kh, kw); refuses what ``conv_transpose`` doesn't compute."""
+    """The weights (in, out / group, kh, kw) as (group, kh, kw, in / group, out / group)."""
     weights, bias = node.value(1).data, node.optional(2)
     if weights is None or (bias is not None and bias.data is None):
         raise UnsupportedError(f"ConvTranspose (node {node.source!r}): weights aren't constant")
-    if node.attrs.get("group", 1) != 1 or weights.ndim != 4:
-        raise UnsupportedError(f"ConvTranspose (node {node.source!r}): groups or 1-d kernels")
-    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET" or node.attrs.get("output_shape"):
-        raise UnsupportedError(f"ConvTranspose (node {node.source!r}): give pads explicitly")
-    return weights
+    groups = node.attrs["group"]
+    grouped = weights.reshape(groups, -1, *weights.shape[1:])
+    return np.ascontiguousarray(grouped.transpose(0, 3, 4, 1, 2))
 
 
 def _reaches(at: Expr, shift: int, step: int, size: int) -> tuple[Expr, Expr]:
