@@ -31,9 +31,10 @@ _LATENCY = """
 ## {precision}: time on `host` against onnxruntime
 
 Median milliseconds, onnxruntime with all its optimizations at the same number of threads, in turns
-of a tenth of a second. The ratio is ours over theirs, the median of the rounds with its range.
+of a tenth of a second. The ratio is ours over theirs, the median of the rounds with its range;
+the best is each side's fastest call, which a busy machine disturbs least.
 Other work ran on this machine meanwhile (load average {low:.1f} to {high:.1f}, doubts in
-{doubtful} of {all}): `python -m benchmarks.latency` on a quiet machine is the better figure.
+{doubtful} of {all}): `python -m benchmarks.cpu` on a quiet machine is the better figure.
 """
 _DETAILS = """
 ## {precision}: every cell
@@ -114,7 +115,7 @@ def _latency(precision: str, rows: Sequence[Row]) -> Iterator[str]:
 def latency_table(timed: Iterable[tuple[str, Row]]) -> Iterator[str]:
     """Lines of a table of comparisons, each with its model's name."""
     return _table(
-        ["model", "threads", "ours", "onnxruntime", "ratio", "rounds"],
+        ["model", "threads", "ours", "onnxruntime", "ratio", "rounds", "best", "ratio of best"],
         (
             [
                 model,
@@ -123,6 +124,8 @@ def latency_table(timed: Iterable[tuple[str, Row]]) -> Iterator[str]:
                 f"{one['onnxruntime_ms']:.2f}",
                 f"{one['ratio']:.2f}",
                 f"{one['ratio_min']:.2f} to {one['ratio_max']:.2f}",
+                f"{one['ours_best_ms']:.2f} : {one['onnxruntime_best_ms']:.2f}",
+                f"{one['ours_best_ms'] / one['onnxruntime_best_ms']:.2f}",
             ]
             for model, one in timed
         ),

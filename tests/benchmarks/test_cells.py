@@ -226,6 +226,8 @@ def test_a_page_shows_errors_failures_and_times() -> None:
         "threads": 2,
         "ours_ms": 10.0,
         "onnxruntime_ms": 20.0,
+        "ours_best_ms": 9.0,
+        "onnxruntime_best_ms": 15.0,
         "ratio": 0.5,
         "ratio_min": 0.4,
         "ratio_max": 0.6,
@@ -240,7 +242,7 @@ def test_a_page_shows_errors_failures_and_times() -> None:
     assert "1 of 2 cells are right" in text
     assert "| resnet-18 | 1.5e-06 | **failed** |" in text
     assert "| resnet-18 | jetson-orin | Loop \\| node 3 |" in text
-    assert "| resnet-18 | 2 | 10.00 | 20.00 | 0.50 | 0.40 to 0.60 |" in text
+    assert "| resnet-18 | 2 | 10.00 | 20.00 | 0.50 | 0.40 to 0.60 | 9.00 : 15.00 | 0.60 |" in text
 
 
 def test_the_page_in_docs_is_of_the_rows_in_results() -> None:
