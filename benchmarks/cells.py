@@ -127,9 +127,13 @@ def run_cell(
     return row
 
 
-def make_graph(model: str) -> Path | str:
-    """The ONNX file of a named model, or the reason why there is none."""
-    status, log = _python(["-m", "benchmarks.models", model], TIMEOUT_S)
+def make_graph(model: str, precision: str = "float32") -> Path | str:
+    """The ONNX file of a named model, or the reason why there is none.
+
+    For int8 it is the Q/DQ graph, calibrated on the model's benchmark data.
+    """
+    maker = "benchmarks.quantized" if precision == "int8" else "benchmarks.models"
+    status, log = _python(["-m", maker, model], TIMEOUT_S)
     lines = [line for line in log.splitlines() if line.startswith(f"{model} ")]
     if status == 0 and lines:
         return Path(lines[-1].removeprefix(f"{model} "))
@@ -191,17 +195,19 @@ def run_cells(
     lock = threading.Lock()
     alone = [cell for cell in cells if timed and cell.target == "host"]
     together = [cell for cell in cells if cell not in alone]
-    models = list(dict.fromkeys(cell.model for cell in cells))
+    needed = list(dict.fromkeys((cell.model, cell.precision) for cell in cells))
 
     def make(cell: Cell) -> Row:
         threads = TIMED_THREADS if cell in alone else ()
-        row = run_cell(cell, graphs[cell.model], threads=threads, timeout_s=timeout_s)
+        graph = graphs[cell.model, cell.precision]
+        row = run_cell(cell, graph, threads=threads, timeout_s=timeout_s)
         with lock:
             finished(row)
         return row
 
     with ThreadPoolExecutor(jobs) as pool:
-        graphs = dict(zip(models, pool.map(make_graph, models), strict=True))
+        made = pool.map(lambda one: make_graph(*one), needed)
+        graphs = dict(zip(needed, made, strict=True))
         rows = [make(cell) for cell in alone]
         return rows + list(pool.map(make, together))
 

@@ -1,8 +1,13 @@
-"""Q/DQ graphs of the named models: right for speed and parity, calibrated on made-up inputs."""
+"""Q/DQ graphs of the named models: right for speed and parity, not for accuracy.
+
+``python -m benchmarks.quantized MODEL ...`` prints a line ``MODEL PATH`` each. Models that
+``benchmarks.quantization`` has data for are calibrated on them, the others on made-up inputs.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 import warnings
 from pathlib import Path
 
@@ -10,7 +15,6 @@ from deepseek_edge.digest import digest_file
 from deepseek_edge.files import write_atomic
 from deepseek_edge.packages import cache_directory
 
-SAMPLES = 4
 _ROOT = Path(__file__).parent.parent
 
 
@@ -40,13 +44,12 @@ def quantized_graph(graph: Path) -> Path:
 def _quantize(graph: Path) -> bytes:
     import onnx
 
-    from deepseek_edge.parity import graph_inputs, sample_inputs
+    from benchmarks.quantization import TRIALS, synthetic
     from deepseek_edge.quantization import QuantConfig, Quantizer
     from deepseek_edge.quantization.calibrate import FewSamplesWarning
 
     model = onnx.load(graph)
-    specs = graph_inputs(model)
-    samples = [sample_inputs(model, specs, 1 + number) for number in range(SAMPLES)]
+    samples = TRIALS.get(graph.stem, synthetic)(model).calibration
     # Compensated rounding takes minutes, and changes neither time nor parity with the graph.
     quantizer = Quantizer(model, QuantConfig(rounding="nearest"))
     with warnings.catch_warnings():
@@ -54,3 +57,10 @@ def _quantize(graph: Path) -> bytes:
         quantized = quantizer.calibrate(samples).quantize().model
     data: bytes = quantized.SerializeToString(deterministic=True)
     return data
+
+
+if __name__ == "__main__":
+    from benchmarks.models import model_path
+
+    for requested in sys.argv[1:]:
+        print(requested, quantized_graph(model_path(requested)))
