@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-# Signal over noise below which a side computes something else than the graph says: float32 leaves
-# about 110 dB after 50 layers, bfloat16 20 to 40; int8 sums that saturate lose all beyond 20.
-INEXACT_DB = {"float32": 80.0, "int8": 30.0}
+# Signal over noise below which a side computes something else than the graph says. float32 leaves
+# 90 to 135 dB, and 56 where a model amplifies rounding; bfloat16 20 to 40. In int8, a step that
+# falls the other way here and there leaves more than 30, sums that saturate less than 20.
+INEXACT_DB = {"float32": 50.0, "int8": 30.0}
 # A float model that is translated wrongly is no competitor; an int8 one may be this bad.
 WRONG_DB = {"float32": 10.0, "int8": -100.0}
 EQUAL_DB = 999.0  # JSON has no infinity

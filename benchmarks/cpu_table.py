@@ -94,7 +94,7 @@ def plot(rows: Sequence[Row], file: Path) -> None:
             axes.set_yticks(range(len(models)), models)
             axes.spines[["top", "right"]].set_visible(False)
         panels[0][0].invert_yaxis()
-        panels[0][-1].legend(frameon=False, loc="lower right")
+        panels[0][-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         figure.tight_layout()
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
         pyplot.close(figure)

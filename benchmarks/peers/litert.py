@@ -49,8 +49,9 @@ class Runner:
             if detail["dtype"] == np.int8:
                 scale, zero_point = detail["quantization"]
                 steps = np.rint(given / np.float32(scale)) + zero_point
-                value = np.clip(steps, -128, 127).astype(np.int8)
-            self._interpreter.set_tensor(detail["index"], value)
+                value = np.clip(steps, -128, 127)
+            # The converter also narrows int64 indices to int32.
+            self._interpreter.set_tensor(detail["index"], value.astype(detail["dtype"]))
         self._interpreter.invoke()
         return [self._output(detail) for detail in self._outputs]
 

@@ -40,7 +40,9 @@ class Runner:
         self._net.opt.use_fp16_storage = False
         self._net.opt.use_fp16_arithmetic = False
         if self._net.load_param(str(file)) or self._net.load_model(str(file.with_suffix(".bin"))):
-            raise PeerError("ncnn has no implementation of a layer")
+            raise PeerError(
+                f"ncnn has no layer {', '.join(_untranslated(file)) or 'of this graph'}"
+            )
         model = onnx.load(source.graph, load_external_data=False)
         constants = {tensor.name for tensor in model.graph.initializer}
         self._names = [value.name for value in model.graph.input if value.name not in constants]
@@ -73,3 +75,9 @@ class Runner:
                     raise PeerError(f"ncnn can't compute {name}: status {status}")
                 mats.append(mat)
             return mats
+
+
+def _untranslated(file: Path) -> list[str]:
+    """Kinds of layers that pnnx left as it found them, e.g. ``Tensor.to``."""
+    kinds = [line.split(" ")[0] for line in file.read_text().splitlines()[2:]]
+    return sorted({kind for kind in kinds if "." in kind})

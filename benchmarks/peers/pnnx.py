@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.peers import PeerError
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
 TIMEOUT_S = 600
@@ -36,9 +37,11 @@ def convert(graph: Path, folder: Path) -> None:
     program = shutil.which("pnnx", path=str(Path(sys.executable).parent)) or shutil.which("pnnx")
     if program is None:
         raise PeerError("pnnx is not installed")
-    specs = graph_inputs(onnx.load(graph))
+    model = onnx.load(graph)
+    _drop_default_axes(model)
+    specs = graph_inputs(model)
     shapes = [f"[{','.join(map(str, s.shape))}]{_TYPES[s.dtype]}" for s in specs]
-    shutil.copyfile(graph, folder / "model.onnx")
+    onnx.save(model, folder / "model.onnx")
     # Without fp16=0 it stores weights with 11 bits of precision.
     command = [program, "model.onnx", f"inputshape={','.join(shapes)}", "fp16=0"]
     try:
@@ -51,6 +54,15 @@ def convert(graph: Path, folder: Path) -> None:
         lines = (ended.stdout + ended.stderr).decode(errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "no message")
         raise PeerError(f"pnnx ended with status {ended.returncode}: {last}")
+
+
+def _drop_default_axes(model: onnx.ModelProto) -> None:
+    """Leave ``axis=0`` of Gather unwritten: pnnx takes it for an embedding only then."""
+    for node in model.graph.node:
+        if node.op_type == "Gather":
+            written = [a for a in node.attribute if a.name != "axis" or a.i != 0]
+            del node.attribute[:]
+            node.attribute.extend(written)
 
 
 def torch_module(graph: Path, folder: Path) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
