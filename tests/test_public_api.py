@@ -21,6 +21,7 @@ PUBLIC_MODULES = (
     "export",
     "runtime.engine",
     "parity",
+    "quantization",
     "pipeline",
     "deploy",
 )

@@ -12,17 +12,12 @@ from deepseek_edge.parity import Reference
 from deepseek_edge.pipeline.checking import (
     CheckedProgram,
     Narrate,
-    check_program,
     judge,
     prepare_evaluation,
 )
 from deepseek_edge.pipeline.packing import describe_source, pack, write_page
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, describe_plan, make_plan
-from deepseek_edge.pipeline.quantizing import (
-    Calibration,
-    compare_with_float,
-    prepare_calibration,
-)
+from deepseek_edge.pipeline.quantizing import Origin, check_against_origin, prepare_calibration
 from deepseek_edge.pipeline.workspace import Stopwatch, work_directory
 from deepseek_edge.profiling.html import Chapter
 from deepseek_edge.profiling.measure import measure
@@ -83,31 +78,21 @@ def compile_model(
     model = fix_shapes(read_model(request.model), request.shapes)
     reference = Reference(model)
     evaluation = prepare_evaluation(request, model, reference)
-    data = None if evaluation is None else evaluation.dataset
-    calibration = prepare_calibration(request, model, data)
+    origin = Origin(model, reference, prepare_calibration(request, model, evaluation))
     source = describe_source(request.model, model)
     chapters = []
     for one in planned:
         with work_directory(request.dump, one.target.id) as work_dir:
             clock = Stopwatch()
             with clock.stage("quantize"):
-                graph = (
-                    model if calibration is None else calibration.graph_for(one.target, progress)
-                )
+                graph = origin.graph_for(one.target, progress)
             narrate(f"{one.target.id}: compiling")
             with clock.stage("codegen"):
                 program = (compile_program or tvm_backend())(
                     graph, one.target, batches=request.batches, work_dir=work_dir, progress=progress
                 )
             with clock.stage("parity"):
-                checked = check_quantized(
-                    program,
-                    one,
-                    graph,
-                    reference=reference,
-                    calibration=calibration,
-                    narrate=narrate,
-                )
+                checked = check_against_origin(program, one, graph, origin, narrate)
             with clock.stage("evaluation"):
                 accuracy, notes = judge(request, evaluation, checked, one, narrate=narrate)
             pack(request, one, source, checked, evaluation)
@@ -117,34 +102,6 @@ def compile_model(
     if request.html is not None:
         write_page(request.html, f"{source.name}: compile report", chapters)
     return CompileResult(tuple(chapters), request.html)
-
-
-def check_quantized(
-    program: Program,
-    one: PlannedTarget,
-    graph: onnx.ModelProto,
-    *,
-    reference: Reference,
-    calibration: Calibration | None,
-    narrate: Narrate,
-) -> CheckedProgram:
-    """Compare a program with the graph it was compiled from, and with the float model.
-
-    Args:
-        program: compiled.
-        one: its target.
-        graph: that was compiled.
-        reference: runs the model that was given.
-        calibration: what quantized it; None if the two are the same graph.
-        narrate: told lines for a person.
-
-    Raises:
-        ParityError: the program computes something else than its graph.
-    """
-    if calibration is None:
-        return check_program(program, one, graph, reference, narrate)
-    checked = check_program(program, one, graph, Reference(graph), narrate)
-    return compare_with_float(checked, one, calibration, reference)
 
 
 def read_model(model: str | onnx.ModelProto) -> onnx.ModelProto:

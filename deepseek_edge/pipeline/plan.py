@@ -103,7 +103,7 @@ def make_plan(request: CompileRequest) -> tuple[PlannedTarget, ...]:
 
 def describe_plan(request: CompileRequest, planned: Sequence[PlannedTarget]) -> Iterator[str]:
     """Say in lines what will be done, with every default resolved."""
-    precision = "as the graph (auto)" if request.precision == "auto" else request.precision
+    precision = "auto (as the graph)" if request.precision == "auto" else request.precision
     batches = ",".join(map(str, request.batches))
     yield f"model {model_name(request.model)}, precision {precision}, batch {batches}"
     for one in planned:

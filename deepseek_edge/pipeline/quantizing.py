@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
+from deepseek_edge.artifacts import Program
 from deepseek_edge.datasets import Dataset, check_disjoint, load_dataset
 from deepseek_edge.errors import ModelError, UsageError
 from deepseek_edge.parity import Reference, Tensors, compare_float
-from deepseek_edge.pipeline.checking import CheckedProgram
+from deepseek_edge.pipeline.checking import CheckedProgram, Evaluation, Narrate, check_program
 from deepseek_edge.pipeline.placement import Place, open_program
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
 from deepseek_edge.quantization import QuantConfig, Quantizer
@@ -54,14 +55,14 @@ class Calibration:
 
 
 def prepare_calibration(
-    request: CompileRequest, model: onnx.ModelProto, evaluation: Dataset | None
+    request: CompileRequest, model: onnx.ModelProto, evaluation: Evaluation | None
 ) -> Calibration | None:
     """Load the calibration data of an INT8 request, or refuse it, before anything is compiled.
 
     Args:
         request: as given.
         model: with fixed shapes.
-        evaluation: the data set that accuracy is measured on, if any.
+        evaluation: what accuracy is measured on, if anything.
 
     Returns:
         None if the graph stays as it is: float, or quantized already.
@@ -93,7 +94,7 @@ def prepare_calibration(
             hint="give another data set to --calib",
         )
     if evaluation is not None:
-        check_disjoint(dataset, evaluation)
+        check_disjoint(dataset, evaluation.dataset)
     samples = load_samples(model, dataset, request.samples or DEFAULT_SAMPLES)
     return Calibration(model, dataset, samples)
 
@@ -103,31 +104,53 @@ def is_quantized(model: onnx.ModelProto) -> bool:
     return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
 
 
-def compare_with_float(
-    checked: CheckedProgram, one: PlannedTarget, calibration: Calibration, in_float: Reference
+@dataclass(frozen=True)
+class Origin:
+    """The model that was asked for, as it was given.
+
+    Attributes:
+        model: with fixed shapes.
+        reference: runs it.
+        calibration: what quantizes it; None if it is compiled as it is.
+    """
+
+    model: onnx.ModelProto
+    reference: Reference
+    calibration: Calibration | None
+
+    def graph_for(self, target: Target, progress: Progress) -> onnx.ModelProto:
+        """The graph to compile; raises what :meth:`Calibration.graph_for` raises."""
+        if self.calibration is None:
+            return self.model
+        return self.calibration.graph_for(target, progress)
+
+
+def check_against_origin(
+    program: Program, one: PlannedTarget, graph: onnx.ModelProto, origin: Origin, narrate: Narrate
 ) -> CheckedProgram:
-    """Measure the artifact's distance to the float model, on samples that it was calibrated on.
+    """Compare a program with its graph, and with the float model on data that this came from.
 
     Args:
-        checked: compared with its own graph already.
+        program: compiled.
         one: the target, and where to run it.
-        calibration: gives the samples.
-        in_float: runs the float model.
+        graph: that was compiled.
+        origin: of the graph.
+        narrate: told lines for a person.
 
-    Returns:
-        The same with another ``parity_float``; unchanged if the program was run nowhere, or
-        holds no entry for one sample.
+    Raises:
+        ParityError: the program computes something else than its graph.
     """
-    program = checked.report.program
+    calibration = origin.calibration
+    if calibration is None:
+        return check_program(program, one, graph, origin.reference, narrate)
+    checked = check_program(program, one, graph, Reference(graph), narrate)
     shapes = {spec.name: spec.shape for spec in program.entries[0].inputs}
-    if one.place is None or any(
-        value.shape != shapes[name] for name, value in calibration.samples[0].items()
-    ):
+    fits = all(value.shape == shapes[name] for name, value in calibration.samples[0].items())
+    if one.place is None or not fits:
         return checked
     samples = calibration.samples[: _COMPARED[one.place]]
-    expected = [in_float.run(sample) for sample in samples]
+    expected = [origin.reference.run(sample) for sample in samples]
     with open_program(program, one.target, one.place) as run:
         actual = [run(sample, 0) for sample in samples]
-    return replace(
-        checked, report=replace(checked.report, parity_float=compare_float(expected, actual))
-    )
+    distance = compare_float(expected, actual)
+    return replace(checked, report=replace(checked.report, parity_float=distance))

@@ -24,7 +24,6 @@ class QuantConfig:
         observer: that takes the activations' ranges.
         rounding: of weights; "gptq" needs data, "nearest" doesn't.
         equalization: scale channels before ranges are taken, where that is exact in float.
-        float_budget: share of the multiply-accumulates that may stay float for accuracy, 0 to 1.
     """
 
     activation_bit: int = 8
@@ -33,14 +32,13 @@ class QuantConfig:
     observer: Observer = "minmax"
     rounding: Rounding = "gptq"
     equalization: bool = False
-    float_budget: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
             UnsupportedError: other widths than 8.
-            UsageError: an unknown scheme, observer or rounding, or a budget outside 0 to 1.
+            UsageError: an unknown scheme, observer or rounding.
         """
         if (self.activation_bit, self.weight_bit) != (8, 8):
             raise UnsupportedError(
@@ -55,8 +53,6 @@ class QuantConfig:
         ):
             if value not in known:
                 raise UsageError(f"unknown: {value!r}", hint=f"one of {', '.join(known)}")
-        if not 0.0 <= self.float_budget <= 1.0:
-            raise UsageError("a budget of float layers is a share of 0 to 1")
 
     @property
     def is_symmetric(self) -> bool:

@@ -83,8 +83,8 @@ def to_rows(product: Product, weights: Array) -> Array:
     if product.op == "Conv":  # (out, in / groups, *kernel)
         return np.asarray(weights.reshape(groups, weights.shape[0] // groups, -1))
     # (in, out / groups, *kernel): every tap of an output channel is a row over the inputs.
-    parts = np.asarray(weights.reshape(groups, weights.shape[0] // groups, -1))
-    return parts.transpose(0, 2, 1)
+    parts = weights.reshape(groups, weights.shape[0] // groups, -1)
+    return np.asarray(parts.transpose(0, 2, 1))
 
 
 def from_rows(product: Product, rows: Array) -> Array:

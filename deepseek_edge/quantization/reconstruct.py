@@ -57,11 +57,13 @@ class Statistics:
     Attributes:
         hessian: (groups, k, k) mean of y y^T, about the mean if a bias can take that up.
         mean_float, mean_quantized: (groups, k) of x and y.
+        vectors: how many.
     """
 
     hessian: Array
     mean_float: Array
     mean_quantized: Array
+    vectors: int
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,9 @@ def _round_rows(
     if statistics is not None:
         hessian = statistics.hessian
         size = np.maximum(np.einsum("gkk->g", hessian) / k, _TINY)
-        hessian = hessian + DAMPING * size[:, None, None] * np.eye(k)
+        # Fewer vectors than values say nothing about most directions.
+        damping = DAMPING * max(1.0, k / statistics.vectors)
+        hessian = hessian + damping * size[:, None, None] * np.eye(k)
     scales = best_scales(rows, np.einsum("gkk->gk", hessian))
     channels = merge_scales(product, scales)
     scales = spread_scales(product, channels)
@@ -219,7 +223,8 @@ def gather(
     if is_centered:
         vectors -= mean[:, None]
     hessian = (vectors.transpose(0, 2, 1) @ vectors).astype(np.float64) / vectors.shape[1]
-    return Statistics(hessian, mean_float.astype(np.float64), mean.astype(np.float64))
+    means = mean_float.astype(np.float64), mean.astype(np.float64)
+    return Statistics(hessian, *means, vectors.shape[1])
 
 
 def _mean_error(product: Product, rows: Array, real: Array, statistics: Statistics) -> Array:

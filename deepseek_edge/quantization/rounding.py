@@ -5,7 +5,7 @@ rounds one input's weights after the other and lets those that follow make up fo
 B. Hassibi, D. Stork, Second order derivatives for network pruning: Optimal Brain Surgeon (NIPS
 1992); E. Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 Transformers (ICLR 2023), algorithm 1. Coordinate descent then revisits every weight: K. Behdin
-et al., QuantEase: Optimization-based Quantization for Language Models (2023), equation 6.
+et al., QuantEase: Optimization-based Quantization for Language Models (2023), algorithm 1.
 
 A layer is a batch of products: ``groups`` matrices (rows, k), each times inputs of k values.
 """
@@ -111,29 +111,32 @@ def output_error(weights: Array, scales: Array, steps: Array, hessian: Array) ->
 
 
 def _compensate(weights: Array, scales: Array, hessian: Array) -> Array:
+    """From the last input to the first, each rounded where those before it leave the least error.
+
+    With H = R^T R this is Babai's nearest plane, which is GPTQ in the opposite order without an
+    inverse: J. Chen et al., The Geometry of LLM Quantization (2025), theorem 4.
+    """
     import numpy as np
 
     # The inputs that matter most go first, while all others can still make up for them.
-    order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
-    rest = np.take_along_axis(weights, order[:, None, :], axis=2)
+    order = np.argsort(np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
+    goal = np.take_along_axis(weights, order[:, None, :], axis=2)
     permuted = np.take_along_axis(
         np.take_along_axis(hessian, order[:, :, None], axis=1), order[:, None, :], axis=2
     )
-    # Upper factor U of the inverse: inverse(H) = U^T U.
-    factor = np.linalg.cholesky(np.linalg.inv(permuted)).transpose(0, 2, 1)
-    k = weights.shape[2]
+    # The upper factor, each row over its diagonal.
+    factor = np.linalg.cholesky(permuted).transpose(0, 2, 1)
+    factor = factor / np.diagonal(factor, axis1=1, axis2=2)[:, :, None]
     wide = scales.astype(np.float64)
-    steps = np.empty_like(rest)
-    for start in range(0, k, _BLOCK):
-        end = min(start + _BLOCK, k)
-        errors = np.empty((*rest.shape[:2], end - start))
-        for j in range(start, end):
-            kept = np.clip(np.rint(rest[:, :, j] / wide), -WEIGHT_MAX, WEIGHT_MAX)
-            steps[:, :, j] = kept
-            error = (rest[:, :, j] - kept * wide) / factor[:, None, j, j]
-            rest[:, :, j:end] -= error[:, :, None] * factor[:, None, j, j:end]
-            errors[:, :, j - start] = error
-        rest[:, :, end:] -= errors @ factor[:, start:end, end:]
+    steps, error = np.empty_like(goal), np.zeros_like(goal)
+    for end in range(goal.shape[2], 0, -_BLOCK):
+        start = max(end - _BLOCK, 0)
+        carried = error[:, :, end:] @ factor[:, start:end, end:].transpose(0, 2, 1)
+        for j in range(end - 1, start - 1, -1):
+            inside = np.einsum("grk,gk->gr", error[:, :, j + 1 : end], factor[:, j, j + 1 : end])
+            ideal = (goal[:, :, j] + carried[:, :, j - start] + inside) / wide
+            steps[:, :, j] = np.clip(np.rint(ideal), -WEIGHT_MAX, WEIGHT_MAX)
+            error[:, :, j] = goal[:, :, j] - steps[:, :, j] * wide
     result = np.empty_like(steps)
     np.put_along_axis(result, np.broadcast_to(order[:, None, :], steps.shape), steps, axis=2)
     return result
@@ -144,15 +147,20 @@ def _descend(weights: Array, scales: Array, hessian: Array, steps: Array) -> boo
     import numpy as np
 
     wide = scales.astype(np.float64)
-    # How the error changes with each weight: (w - s q) H.
-    slope = (weights - steps * wide[..., None]) @ hessian
+    error = weights - steps * wide[..., None]
     moved = False
-    for j in range(weights.shape[2]):
-        ideal = steps[:, :, j] + slope[:, :, j] / (hessian[:, None, j, j] * wide)
-        better = np.clip(np.rint(ideal), -WEIGHT_MAX, WEIGHT_MAX)
-        change = (better - steps[:, :, j]) * wide
-        if change.any():
-            moved = True
-            steps[:, :, j] = better
-            slope -= change[:, :, None] * hessian[:, None, j, :]
+    for start in range(0, weights.shape[2], _BLOCK):
+        block = slice(start, start + _BLOCK)
+        slope = error @ hessian[:, :, block]
+        inner = hessian[:, block, block]
+        for j in range(slope.shape[2]):
+            column = steps[:, :, start + j]
+            ideal = column + slope[:, :, j] / (inner[:, None, j, j] * wide)
+            better = np.clip(np.rint(ideal), -WEIGHT_MAX, WEIGHT_MAX)
+            change = (better - column) * wide
+            if change.any():
+                moved = True
+                steps[:, :, start + j] = better
+                error[:, :, start + j] -= change
+                slope -= change[:, :, None] * inner[:, None, j, :]
     return moved

@@ -73,7 +73,7 @@ def test_results_go_to_stdout_and_the_plan_to_stderr(
     found = capsys.readouterr()
     assert found.out.startswith("host: tiny-host.dse (")
     assert "verified on host: 3 samples" in found.out
-    assert found.err.startswith("model tiny, precision float32 (auto), batch 1\n")
+    assert found.err.startswith("model tiny, precision auto (as the graph), batch 1\n")
     assert "\x1b" not in found.out + found.err
 
 
@@ -100,9 +100,9 @@ def test_a_page_is_written_and_named(model: Path, capsys: pytest.CaptureFixture[
         (["compile", "tiny.onnx", "--target", "hots"], 2, "unknown target 'hots'", "host"),
         (["compile", "no.onnx", "--target", "host"], 2, "there is no model no.onnx", "x.onnx"),
         (
-            ["compile", "tiny.onnx", "--target", "host", "--precision", "int8"],
+            ["compile", "tiny.onnx", "--target", "host", "--precision", "w4a16"],
             3,
-            "precision int8 is not supported by this version",
+            "precision w4a16 is not supported by this version",
             "--precision float32",
         ),
         (

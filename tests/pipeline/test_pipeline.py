@@ -143,7 +143,9 @@ def test_without_an_emulator_a_bundle_is_packed_unverified(
 def test_refusals_come_before_the_compiler_runs(model: Path) -> None:
     backend = TinyBackend()
     for error, changes in (
-        (UnsupportedError, {"precision": "int8"}),
+        (UnsupportedError, {"precision": "w4a16"}),
+        (UsageError, {"precision": "int8"}),
+        (UsageError, {"calibration": "skimage-photos"}),
         (UsageError, {"evaluation": "no-such-data"}),
         (UsageError, {"shapes": {"nobody": (1,)}}),
         (OutputError, {"output": model / "below-a-file.dse"}),
