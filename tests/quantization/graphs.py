@@ -1,5 +1,6 @@
 """Small float graphs with static shapes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ Array = np.ndarray[Any, Any]
 
 def model(
     nodes: list[onnx.NodeProto],
-    inputs: dict[str, tuple[int, ...]],
+    inputs: Mapping[str, tuple[int, ...]],
     outputs: tuple[str, ...],
     constants: dict[str, Array],
     opset: int = 17,

@@ -5,7 +5,7 @@ import pytest
 from deepseek_edge.quantization.graph import GraphIndex
 from deepseek_edge.quantization.placement import Placement, place, weight_axis
 from deepseek_edge.quantization.prepare import prepare
-from tests.quantization.graphs import conv, conv_constants, model, node, residual
+from tests.quantization.graphs import Array, conv, conv_constants, model, node, residual
 
 X = {"x": (1, 4, 8, 8)}
 
@@ -14,7 +14,7 @@ def placed(graph: onnx.ModelProto, **excluded: frozenset[str]) -> Placement:
     return place(GraphIndex(prepare(graph)), **excluded)
 
 
-def chain(*nodes: onnx.NodeProto, **constants: np.ndarray) -> Placement:  # type: ignore[type-arg]
+def chain(*nodes: onnx.NodeProto, **constants: Array) -> Placement:
     """Conv a -> nodes -> Conv z, all of four channels."""
     outputs = {name for one in nodes for name in one.output}
     last = nodes[-1].output[0]
