@@ -12,23 +12,24 @@ Array = np.ndarray[Any, Any]
 
 _FONTS = ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "DejaVuSans-Bold", "DejaVuSerif-Bold")
 # Words, since nobody can tell l from I in a string of random letters.
-_WORDS = (
-    "about across after again almost along always among animal answer around before behind below "
-    "between bridge bright broken butter camera candle castle center chance change choose circle "
-    "cloud coffee corner cotton country danger decide desert dinner double during early empty "
-    "engine enough evening every family farmer father finger flower follow forest friend garden "
-    "gentle golden ground happen harbor heavy hidden island jacket journey kitchen ladder leather "
-    "letter listen little market matter meadow middle minute mirror moment morning mother narrow "
-    "nature number office orange palace pencil people person planet pocket potato power pretty "
-    "quarter question quiet rabbit reason repeat river rocket school season second shadow silver "
-    "simple sister spring square station stone street summer sunday table thunder ticket toward "
-    "travel twelve under valley village violet wander water weather window winter wonder yellow"
-).split()  # noqa: SIM905
+_WORDS = """
+about across after again almost along always among animal answer around before behind below
+between bridge bright broken butter camera candle castle center chance change choose circle
+cloud coffee corner cotton country danger decide desert dinner double during early empty
+engine enough evening every family farmer father finger flower follow forest friend garden
+gentle golden ground happen harbor heavy hidden island jacket journey kitchen ladder leather
+letter listen little market matter meadow middle minute mirror moment morning mother narrow
+nature number office orange palace pencil people person planet pocket potato power pretty
+quarter question quiet rabbit reason repeat river rocket school season second shadow silver
+simple sister spring square station stone street summer sunday table thunder ticket toward
+travel twelve under valley village violet wander water weather window winter wonder yellow
+"""
 
 
 def line_text(random: np.random.Generator) -> str:
     """Two words, the first with a capital, and a number."""
-    first, second = (_WORDS[int(i)] for i in random.choice(len(_WORDS), 2, replace=False))
+    words = _WORDS.split()
+    first, second = (words[int(i)] for i in random.choice(len(words), 2, replace=False))
     return f"{first.capitalize()} {second} {int(random.integers(2, 100))}"
 
 
