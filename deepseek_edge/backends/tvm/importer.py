@@ -199,8 +199,11 @@ class _Walk:
         ) as error:
             first = str(error).strip().splitlines()[0]
             raise ModelError(f"node {name!r} ({proto.op_type}): {first}") from error
-        outputs = [self._output(key, name, proto.op_type, inferred) for key in proto.output]
         attrs = {a.name: _attribute(a) for a in proto.attribute}
+        if attrs.get("ceil_mode") and inputs[0] is not None:
+            for inferred_type in inferred.values():
+                _drop_empty_windows(inferred_type, inputs[0].shape, attrs)
+        outputs = [self._output(key, name, proto.op_type, inferred) for key in proto.output]
         attrs["opset"] = self.opsets.get("", 1)
         self.nodes.append(Node(proto.op_type, inputs, outputs, attrs, name))
 
@@ -225,6 +228,16 @@ class _Walk:
         return self.values[key]
 
 
+def _drop_empty_windows(out: onnx.TypeProto, shape: tuple[int, ...], attrs: dict[str, Any]) -> None:
+    """Without the last window of an axis if it starts behind the image, as onnxruntime has it."""
+    spatial = len(shape) - 2
+    strides, pads = attrs.get("strides") or [1] * spatial, attrs.get("pads") or [0] * spatial
+    for axis in range(spatial):
+        dim = out.tensor_type.shape.dim[2 + axis]
+        if (dim.dim_value - 1) * strides[axis] >= shape[2 + axis] + pads[axis]:
+            dim.dim_value -= 1
+
+
 def _proto_of(value: Value) -> onnx.TypeProto:
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
     return helper.make_tensor_type_proto(kind, value.shape)
@@ -234,6 +247,8 @@ def _attribute(proto: onnx.AttributeProto) -> Any:
     value = helper.get_attribute_value(proto)
     if isinstance(value, bytes):
         return value.decode()
+    if isinstance(value, list):
+        return [item.decode() if isinstance(item, bytes) else item for item in value]
     if isinstance(value, onnx.TensorProto):
         return numpy_helper.to_array(value)
     return value

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from deepseek_edge.backends.tvm import decompose, resampling
+from deepseek_edge.backends.tvm import decompose, einsum, recurrent, resampling
 from deepseek_edge.backends.tvm.graph import Array, Graph, Node, Value, constant
 from deepseek_edge.backends.tvm.writer import Writer
 from deepseek_edge.errors import UnsupportedError
@@ -196,18 +196,42 @@ def slices(graph: Graph, node: Node) -> list[Node] | None:
     return [Node("Slice", [x], [node.output], attrs, node.source)]
 
 
+def explicit_pads(graph: Graph, node: Node) -> list[Node] | None:
+    """Sliding windows with padding in numbers (all begins, then all ends) for auto_pad."""
+    del graph
+    if node.op not in ("Conv", "IntegerConv", "MaxPool", "AveragePool"):
+        return None
+    spatial = len(node.output.shape) - 2
+    auto = node.attrs.pop("auto_pad", "NOTSET")
+    begins = ends = [0] * spatial
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        kernel = node.attrs.get("kernel_shape") or node.value(1).shape[2:]
+        strides = node.attrs.get("strides") or [1] * spatial
+        dilations = node.attrs.get("dilations") or [1] * spatial
+        sizes = zip(node.value(0).shape[2:], node.output.shape[2:], strict=True)
+        totals = [
+            max(0, (out - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - size)
+            for i, (size, out) in enumerate(sizes)
+        ]
+        begins = [(t + 1) // 2 if auto == "SAME_LOWER" else t // 2 for t in totals]
+        ends = [total - begin for total, begin in zip(totals, begins, strict=True)]
+    elif auto == "NOTSET" and node.attrs.get("pads"):
+        return None
+    node.attrs["pads"] = [*begins, *ends]
+    return None
+
+
 def fold_padding(graph: Graph, node: Node) -> list[Node] | None:
     """Pad with zeros before a convolution becomes the convolution's own padding."""
-    if node.op != "Conv" or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if node.op != "Conv":
         return None
     pad = graph.producers().get(node.value(0))
     spatial = len(node.output.shape) - 2
     extra = None if pad is None else _spatial_zeros(pad, spatial)
     if pad is None or extra is None:
         return None
-    old = node.attrs.get("pads", [0] * 2 * spatial)
+    old = node.attrs["pads"]
     node.attrs["pads"] = [a + b for a, b in zip(old, extra, strict=True)]
-    node.attrs["auto_pad"] = "NOTSET"
     node.inputs[0] = pad.value(0)
     return [node]
 
@@ -286,9 +310,12 @@ def single_outputs(graph: Graph) -> None:
 RULES: list[Rule] = [
     drop_identity,
     padding,
+    explicit_pads,
     fold_padding,
     batch_norm,
     gemm,
+    recurrent.recurrent,
+    einsum.einsum,
     decompose.space_and_depth,
     decompose.tile,
     decompose.cumulative_sum,

@@ -44,7 +44,8 @@ class Geometry:
             shape, out = (shape[0], 1, *shape[1:]), (out[0], 1, *out[1:])
         strides = _pair(node.attrs.get("strides"), flat, 1)
         dilations = _pair(node.attrs.get("dilations"), flat, 1)
-        pads = _padding(node, shape, out, kernel, strides=strides, dilations=dilations, flat=flat)
+        given = node.attrs["pads"]
+        pads: tuple[int, int] = (0, given[0]) if flat else (given[0], given[1])
         return cls(
             shape[0],
             shape[1],
@@ -142,30 +143,3 @@ def _pair(values: Any, flat: bool, default: int) -> tuple[int, int]:
     if not values:
         return default, default
     return (1, values[0]) if flat else (values[0], values[1])
-
-
-def _padding(
-    node: Node,
-    shape: tuple[int, ...],
-    out: tuple[int, ...],
-    kernel: tuple[int, ...],
-    *,
-    strides: tuple[int, int],
-    dilations: tuple[int, int],
-    flat: bool,
-) -> tuple[int, int]:
-    """(top, left): what lies at the far ends follows from the output's size."""
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        totals = [
-            max(
-                0, (out[1 + i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - shape[1 + i]
-            )
-            for i in range(2)
-        ]
-        rounding = 1 if auto == "SAME_LOWER" else 0
-        return (totals[0] + rounding) // 2, (totals[1] + rounding) // 2
-    pads = node.attrs.get("pads") or [0, 0, 0, 0]
-    if auto == "VALID":
-        pads = [0, 0, 0, 0]
-    return (0, pads[0]) if flat else (pads[0], pads[1])

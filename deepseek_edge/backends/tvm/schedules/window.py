@@ -76,7 +76,7 @@ def pooling(node: Node, fusion: Fusion, target: Target) -> Lowering:
 
 def _counts(node: Node, shape: Geometry) -> Array:
     """The number of inputs averaged, for each output pixel."""
-    pads = node.attrs.get("pads") or [0, 0, 0, 0]
+    pads = node.attrs["pads"]
     ends = (pads[-2], pads[-1]) if len(pads) == 4 else (0, pads[-1])
     counts = []
     axes = [
