@@ -165,7 +165,7 @@ VARIANTS = (
     QuantConfig(rounding="nearest"),
     *(QuantConfig(observer=o) for o in ("moving-average", "percentile", "entropy", "mse")),
     QuantConfig(quant_scheme="symmetric"),
-    QuantConfig(equalization=True),
+    QuantConfig(equalization=False),
 )
 
 

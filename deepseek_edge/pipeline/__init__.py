@@ -66,11 +66,9 @@ def compile_model(
         progress: told (stage, done, total).
 
     Raises:
-        UsageError, UnsupportedError: the request is refused, before the first stage runs.
-        ModelError: the model can't be read.
+        UsageError, UnsupportedError, ModelError: the request is refused, before anything runs.
         ParityError, AccuracyError: an artifact failed. Bundles of earlier targets are written,
-            this one's is not, and nothing is half-written.
-        OutputError: a result can't be written.
+            this one's is not, and nothing is half-written. OutputError: it can't be.
     """
     planned = make_plan(request)
     for line in describe_plan(request, planned):

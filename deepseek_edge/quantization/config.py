@@ -23,7 +23,7 @@ class QuantConfig:
             "asymmetric": any zero point, so that Relu's range wastes no integers.
         observer: that takes the activations' ranges.
         rounding: of weights; "gptq" needs data, "nearest" doesn't.
-        equalization: scale channels before ranges are taken, where that is exact in float.
+        equalization: scale channels where that is exact in float; needs data.
     """
 
     activation_bit: int = 8
@@ -31,7 +31,7 @@ class QuantConfig:
     quant_scheme: Scheme = "asymmetric"
     observer: Observer = "minmax"
     rounding: Rounding = "gptq"
-    equalization: bool = False
+    equalization: bool = True
 
     def __post_init__(self) -> None:
         """Check the values.

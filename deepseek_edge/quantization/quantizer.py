@@ -42,7 +42,7 @@ class QuantizedModel:
 
     Attributes:
         model: obeys the Q/DQ contract.
-        table: the ranges of its activations.
+        table: the ranges of the float model's activations, before equalization.
         layers: names of Conv, Gemm and MatMul nodes that compute on integers.
         kept_float: the others, with the reason.
     """
@@ -126,38 +126,35 @@ class Quantizer:
         """
         samples = load_samples(self._model, data, limit)
         check_samples(self._model, samples)
-        model, graph_sha256 = self._model, self.graph_sha256
-        if self.config.equalization:
-            model = equalize(model, channel_factors(model, samples))
-            # Its ranges are of no use to the graph that was given.
-            graph_sha256 = digest_bytes(model.SerializeToString(deterministic=True))
-        placement = place(GraphIndex(model))
-        symmetric = self.config.is_symmetric
-        ranges = share_ranges(
-            observe(
-                model,
-                placement.tensors,
-                samples,
-                self.config.observer,
-                symmetric=symmetric,
-                progress=lambda done, total: self._progress("calibrate", done, total),
-            ),
-            placement.shared,
-        )
-        found = affines(ranges, symmetric=symmetric)
+        ranges = self._ranges(self._model, samples, "calibrate")
+        found = affines(ranges, symmetric=self.config.is_symmetric)
         self._table = CalibrationTable(
             schema=SCHEMA,
-            graph_sha256=graph_sha256,
+            graph_sha256=self.graph_sha256,
             dataset_sha256=data.sha256 if isinstance(data, Dataset) else dataset_digest(samples),
             samples=len(samples),
             observer=self.config.observer,
             tensors={
-                name: TensorRange(*ranges[name], found[name].scale, found[name].zero_point)
-                for name in placement.tensors
+                name: TensorRange(low, high, found[name].scale, found[name].zero_point)
+                for name, (low, high) in ranges.items()
             },
         )
-        self._model, self._samples = model, samples
+        self._samples = samples
         return self
+
+    def _ranges(
+        self, model: onnx.ModelProto, samples: Sequence[Sample], stage: str
+    ) -> dict[str, tuple[float, float]]:
+        placement = place(GraphIndex(model))
+        ranges = observe(
+            model,
+            placement.tensors,
+            samples,
+            self.config.observer,
+            symmetric=self.config.is_symmetric,
+            progress=lambda done, total: self._progress(stage, done, total),
+        )
+        return share_ranges(ranges, placement.shared)
 
     def use_table(self, table: CalibrationTable) -> Quantizer:
         """Take the activations' ranges from a table of this graph; weights round without data.
@@ -195,20 +192,25 @@ class Quantizer:
         Raises:
             UsageError: nothing was calibrated.
         """
-        table, model = self.table, self._model
+        table, model, samples = self.table, self._model, self._samples
+        activations = table.affines
+        if samples is not None and self.config.equalization:
+            model = equalize(model, channel_factors(model, samples))
+            ranges = self._ranges(model, samples, "equalize")
+            activations = affines(ranges, symmetric=self.config.is_symmetric)
         placement = place(GraphIndex(model))
-        if self._samples is None:
+        if samples is None:
             result = quantize_plainly(model, placement)
         else:
             result = reconstruct(
                 model,
                 placement,
-                table.affines,
-                self._samples,
+                activations,
+                samples,
                 rounding=self.config.rounding,
                 progress=lambda done, total: self._progress("quantize", done, total),
             )
-        quantized = insert(model, placement, table.affines, result.weights)
+        quantized = insert(model, placement, activations, result.weights)
         for name, value in result.biases.items():
             set_initializer(quantized, name, value)
         return QuantizedModel(quantized, table, placement.layers, placement.kept_float)

@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]
 # values, few enough for memory.
 _LEAST_VECTORS, _MOST_VECTORS, _VECTORS_PER_VALUE = 2048, 20_000, 32
 # Added to the second moments' diagonal, as a share of its mean. GPTQ's 0.01 fits ten photos too
-# closely: 0.1 gave EfficientNet-Lite0 0.4 to 0.9 dB more on other photos (benchmarks/results).
+# closely: 0.1 gave EfficientNet-Lite0 0.4 to 0.9 dB more on other photos.
 DAMPING = 0.1
 _SEED = 20261121
 _TINY = 1e-12

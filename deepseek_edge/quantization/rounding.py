@@ -98,7 +98,12 @@ def round_compensated(weights: Array, scales: Array, hessian: Array) -> Array:
     for _ in range(DESCENTS):
         if not _descend(weights, scales, hessian, steps):
             break
-    return steps.astype(np.int8)
+    # A greedy search may lose; a row then keeps its nearest steps.
+    nearest = _nearest(weights, scales)
+    is_better = output_error(weights, scales, steps, hessian) <= output_error(
+        weights, scales, nearest, hessian
+    )
+    return np.where(is_better[..., None], steps, nearest).astype(np.int8)
 
 
 def output_error(weights: Array, scales: Array, steps: Array, hessian: Array) -> Array:
