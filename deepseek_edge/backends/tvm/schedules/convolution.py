@@ -166,26 +166,34 @@ class _Direct:
                 unroll=unroll,
             )
             return
-        for s in range(shape.kernel_w):
-            rows = [row for row in range(span.width) if span.hits(row, s, shape)]
-            offset = s * shape.dilation_w * step
+
+        def filter_column(s: Expr, rows: Sequence[int]) -> None:
+            origin = bind(first + s * index(shape.dilation_w * step))
             sums.multiply(
                 depth,
                 packed,
-                weights + index(s * depth * width),
+                bind(weights + s * index(depth * width)),
                 width,
                 source=place.source,
-                address=lambda row, k, offset=offset: (  # type: ignore[misc]
-                    first
-                    + k * index(shape.channel_stride)
-                    + index(row * shape.stride_w * step + offset)
+                address=lambda row, k: (
+                    origin + k * index(shape.channel_stride) + index(row * shape.stride_w * step)
                 ),
                 rows=rows,
                 unroll=depth if depth <= 4 else unroll,
             )
+
+        if span.is_inside:
+            # A loop, not straight code: there LLVM keeps inputs that two columns share in
+            # registers, and spills the sums.
+            with loop(shape.kernel_w) as s:
+                filter_column(s, range(span.width))
+            return
+        for column in range(shape.kernel_w):
+            rows = [row for row in range(span.width) if span.hits(row, column, shape)]
+            filter_column(index(column), rows)
             if "border" in self.weights.buffers:
                 missing = [row for row in range(span.width) if row not in rows]
-                self._give_back(sums, missing, place, r, s)
+                self._give_back(sums, missing, place, r, column)
 
 
 @dataclass(frozen=True)
