@@ -24,6 +24,8 @@ class QuantConfig:
         observer: that takes the activations' ranges.
         rounding: of weights; "gptq" needs data, "nearest" doesn't.
         equalization: scale channels where that is exact in float; needs data.
+        float_budget: share of the multiply-accumulates, 0 to 1, that may stay float: of the
+            layers that cost most accuracy, found with data.
     """
 
     activation_bit: int = 8
@@ -32,13 +34,14 @@ class QuantConfig:
     observer: Observer = "minmax"
     rounding: Rounding = "gptq"
     equalization: bool = True
+    float_budget: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
             UnsupportedError: other widths than 8.
-            UsageError: an unknown scheme, observer or rounding.
+            UsageError: an unknown scheme, observer or rounding, or a budget outside 0 to 1.
         """
         if (self.activation_bit, self.weight_bit) != (8, 8):
             raise UnsupportedError(
@@ -53,6 +56,11 @@ class QuantConfig:
         ):
             if value not in known:
                 raise UsageError(f"unknown: {value!r}", hint=f"one of {', '.join(known)}")
+        if not 0.0 <= self.float_budget <= 1.0:
+            raise UsageError(
+                f"a budget of {self.float_budget} can't be meant",
+                hint="it is a share of the work, 0 to 1",
+            )
 
     @property
     def is_symmetric(self) -> bool:

@@ -7,6 +7,7 @@ end of such a chain only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,17 +61,17 @@ class Placement:
     kept_float: tuple[KeptFloat, ...]
 
 
-def place(index: GraphIndex, excluded: frozenset[str] = frozenset()) -> Placement:
+def place(index: GraphIndex, excluded: Mapping[str, str] | None = None) -> Placement:
     """Decide what is quantized in a prepared graph.
 
     Args:
         index: of a graph that ``prepare`` made.
-        excluded: names of layers that stay float because accuracy asks for it.
+        excluded: layers that stay float because accuracy asks for it, with the reason.
 
     Returns:
         The placement; the same for the same graph.
     """
-    return _Placer(index, excluded).place()
+    return _Placer(index, excluded or {}).place()
 
 
 def weight_axis(node: onnx.NodeProto) -> int:
@@ -86,7 +87,7 @@ def weight_axis(node: onnx.NodeProto) -> int:
 
 
 class _Placer:
-    def __init__(self, index: GraphIndex, excluded: frozenset[str]) -> None:
+    def __init__(self, index: GraphIndex, excluded: Mapping[str, str]) -> None:
         self.index = index
         self.excluded = excluded
         self.order = {id(node): place for place, node in enumerate(index.nodes)}
@@ -135,7 +136,7 @@ class _Placer:
     def _reason(self, node: onnx.NodeProto) -> str | None:
         """Why a layer stays float, None if it doesn't."""
         if node.name in self.excluded:
-            return "kept float for accuracy"
+            return self.excluded[node.name]
         return self._operand_reason(node) or self._form_reason(node)
 
     def _operand_reason(self, node: onnx.NodeProto) -> str | None:

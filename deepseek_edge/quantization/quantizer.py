@@ -10,6 +10,7 @@ from deepseek_edge.artifacts import KeptFloat
 from deepseek_edge.datasets import Dataset
 from deepseek_edge.digest import digest_bytes
 from deepseek_edge.errors import UsageError
+from deepseek_edge.quantization.affine import Affine
 from deepseek_edge.quantization.calibrate import affines, check_samples, observe, share_ranges
 from deepseek_edge.quantization.config import QuantConfig
 from deepseek_edge.quantization.equalize import channel_factors, equalize
@@ -18,6 +19,11 @@ from deepseek_edge.quantization.insert import insert
 from deepseek_edge.quantization.placement import place
 from deepseek_edge.quantization.prepare import prepare
 from deepseek_edge.quantization.reconstruct import quantize_plainly, reconstruct
+from deepseek_edge.quantization.sensitivity import (
+    choose_float,
+    layer_macs,
+    layer_sensitivity,
+)
 from deepseek_edge.quantization.table import (
     SCHEMA,
     CalibrationTable,
@@ -198,7 +204,8 @@ class Quantizer:
             model = equalize(model, channel_factors(model, samples))
             ranges = self._ranges(model, samples, "equalize")
             activations = affines(ranges, symmetric=self.config.is_symmetric)
-        placement = place(GraphIndex(model))
+        excluded = self._find_costly(model, activations, samples)
+        placement = place(GraphIndex(model), excluded)
         if samples is None:
             result = quantize_plainly(model, placement)
         else:
@@ -214,3 +221,24 @@ class Quantizer:
         for name, value in result.biases.items():
             set_initializer(quantized, name, value)
         return QuantizedModel(quantized, table, placement.layers, placement.kept_float)
+
+    def _find_costly(
+        self,
+        model: onnx.ModelProto,
+        activations: Mapping[str, Affine],
+        samples: Sequence[Sample] | None,
+    ) -> dict[str, str]:
+        """Layers that the config lets stay float, with the reason."""
+        if not self.config.float_budget or samples is None:
+            return {}
+        index = GraphIndex(model)
+        placement = place(index)
+        cost = layer_sensitivity(
+            model,
+            placement,
+            activations,
+            quantize_plainly(model, placement).weights,
+            samples,
+            progress=lambda done, total: self._progress("sensitivity", done, total),
+        )
+        return choose_float(cost, layer_macs(index, placement.layers), self.config.float_budget)
