@@ -173,7 +173,8 @@ def _loop_row(kernel: Kernel, loop: MainLoop, mcpu: str) -> Row:
     return {
         "kernel": f"{kernel.name}+{loop.loop.header - kernel.code[0].address:#x}",
         "op": kernel.steps[0].op,
-        "steps": [step.name for step in kernel.steps],
+        "step": kernel.steps[0].name,
+        "calls": len(kernel.steps),
         "cycles": round(cycles, 2),
         "limit": limit,
         "cycles_over_limit": round(cycles / limit, 3),
