@@ -207,5 +207,16 @@ def _program(checked: "ProgramReport") -> Iterator[str]:
     samples = "1 sample" if graph.samples == 1 else f"{graph.samples} samples"
     yield (
         f"verified on {checked.verified}: {samples}, largest error {graph.max_abs:.1e} of the "
-        "output range (allowed 1e-03)"
+        f"output range (allowed {'1e-03' if graph.max_steps is None else '2 steps of 1/255'})"
     )
+    if program.precision == "int8":
+        yield from _integers(checked)
+
+
+def _integers(checked: "ProgramReport") -> Iterator[str]:
+    layers, distance = checked.program.layers, checked.parity_float
+    share = "" if layers.int8_macs_share is None else f", {layers.int8_macs_share:.1%} of the work"
+    yield f"{layers.int8} of {layers.total} layers int8{share}"
+    yield from (f"  {kept.name}: float, {kept.reason}" for kept in layers.kept_float)
+    if distance is not None:
+        yield f"against the float model: SQNR {distance.sqnr_db:.1f} dB, {distance.samples} samples"
