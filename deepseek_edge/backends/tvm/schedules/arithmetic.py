@@ -11,6 +11,7 @@ from deepseek_edge.backends.tvm.schedules.functions import (
     erf,
     exp,
     fconst,
+    is_nan,
     log,
     magnitude,
     negated,
@@ -66,7 +67,8 @@ def _clip(node: Node, args: Arguments, lanes: int) -> Expr:
 def _cast(node: Node, args: Arguments, lanes: int) -> Expr:
     dtype, x = node.output.dtype, args[0]
     if dtype == "bool":
-        return x if element_type(x) == "bool" else tirx.NE(x, zero_of(x, lanes))
+        # Not equal: for NaN, TVM's NE is false.
+        return x if element_type(x) == "bool" else tirx.Not(tirx.EQ(x, zero_of(x, lanes)))
     return converted(x, lanes, dtype)
 
 
@@ -194,7 +196,7 @@ def _extreme(operation: Callable[[Expr, Expr], Expr]) -> "Rule":
         a, b = args
         if element_type(a) != "float32" or node.value(1).data is not None:
             return operation(*((a, b) if node.value(0).data is not None else (b, a)))
-        return tirx.Select(tirx.NE(a, a), a, operation(a, b))
+        return tirx.Select(is_nan(a, lanes), a, operation(a, b))
 
     return rule
 
@@ -313,7 +315,7 @@ _RULES: dict[str, Rule] = {
     ),
     "HardSwish": lambda node, args, n: args[0] * _hard_sigmoid(args[0], 1 / 6, 0.5, n),
     "IsInf": _is_infinite,
-    "IsNaN": _unary(lambda x, n: tirx.NE(x, x)),
+    "IsNaN": _unary(is_nan),
     "LeakyRelu": _leaky,
     "Less": lambda node, args, n: args[0] < args[1],
     "LessOrEqual": lambda node, args, n: args[0] <= args[1],

@@ -39,6 +39,13 @@ def magnitude(x: Expr, lanes: int) -> Expr:
     return tirx.max(negated(x, lanes), x)
 
 
+def is_nan(x: Expr, lanes: int) -> Expr:
+    """True where a float32 is NaN; by its bits, since TVM takes x == x for true."""
+    bits = tirx.reinterpret(f"int32x{lanes}" if lanes > 1 else "int32", x)
+    size = tirx.bitwise_and(bits, literal(0x7FFFFFFF, "int32", lanes))
+    return size > literal(0x7F800000, "int32", lanes)
+
+
 def exp(x: Expr, lanes: int) -> Expr:
     """e**x: 2**n times a polynomial on [-ln2/2, ln2/2] (Cody-Waite reduction).
 
