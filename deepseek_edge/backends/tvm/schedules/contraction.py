@@ -6,13 +6,15 @@ the inner loop reads them in order. A 1x1 convolution is a matrix product over a
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node
 from deepseek_edge.backends.tvm.schedules.blocks import Columns, Tiling, streams_weights
-from deepseek_edge.backends.tvm.schedules.dot import FLOAT, Unit
+from deepseek_edge.backends.tvm.schedules.dot import Unit, float_unit
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion, broadcast_row
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
@@ -64,32 +66,43 @@ class Accumulators:
         address: Callable[[int, Expr], Expr],
         rows: Sequence[int],
         unroll: int,
+        contiguous: bool = True,
     ) -> None:
         """Add ``source[address(row, k)] * weights[weight_base + k * weight_stride ...]`` over k.
 
         ``depth`` is a multiple of the unit's group; the weights beyond the real depth are zero.
+        ``contiguous``: the inputs of successive k lie side by side.
         """
         unit = self.unit
         groups = depth // unit.group
         factor = next(f for f in (unroll, 4, 2, 1) if f <= unroll and groups % f == 0)
+        by_lane = unit.lane if contiguous and factor == 4 else None
         with loop(groups // factor) as outer:
+            first = outer * index(factor * unit.group)
+            blocks = {
+                row: bind(load(source, address(row, first), factor * unit.group))
+                for row in (rows if by_lane else ())
+            }
             for inner in range(factor):
-                k = outer * index(factor * unit.group) + index(inner * unit.group)
+                k = first + index(inner * unit.group)
                 base = weight_base + k * index(weight_stride)
                 vectors = [
                     unit.weights(weights, base + index(offset * unit.group), lanes)
                     for offset, lanes in self.block.vectors
                 ]
                 for row in rows:
-                    self._multiply_row(row, source, address(row, k), vectors)
+                    if by_lane:
+                        value = partial(by_lane, blocks[row], inner)
+                    else:
+                        value = partial(unit.broadcast, source, address(row, k))
+                    self._multiply_row(row, value, vectors)
 
-    def _multiply_row(
-        self, row: int, source: Buffer, address: Expr, vectors: Sequence[Expr]
-    ) -> None:
-        values: dict[int, Expr] = {}
+    def _multiply_row(self, row: int, value: Callable[[int], Any], vectors: Sequence[Expr]) -> None:
+        """Add value(lanes) * vectors to a row's sums."""
+        values: dict[int, Any] = {}
         for (offset, lanes), vector in zip(self.block.vectors, vectors, strict=True):
             if lanes not in values:
-                values[lanes] = self.unit.broadcast(source, address, lanes)
+                values[lanes] = value(lanes)
             at = row * self.block.width + offset
             total = self.unit.accumulate(load(self.buffer, at, lanes), values[lanes], vector, lanes)
             store(self.buffer, at, lanes, total)
@@ -207,7 +220,7 @@ def _batched_matmul(
         def emit(block: Columns, which: Expr, size: int, start: Expr) -> None:
             column = bind(which * index(tiling.tile.columns))
             origin = bind(a_base + start * index(depth))
-            sums = Accumulators(FLOAT, size, block, None, column)
+            sums = Accumulators(float_unit(target), size, block, None, column)
             sums.multiply(
                 depth,
                 b,

@@ -180,6 +180,7 @@ class _Direct:
                 ),
                 rows=rows,
                 unroll=depth if depth <= 4 else unroll,
+                contiguous=shape.channel_stride == 1,
             )
 
         if span.is_inside:

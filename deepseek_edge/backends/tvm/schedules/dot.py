@@ -5,6 +5,7 @@ how weights lie in memory for it, and the three expressions below. All integer u
 no intermediate saturates, for weights in [-127, 127] and any int8 activation.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,8 @@ class Unit:
         weights: (buffer, address, lanes) -> the weights of ``lanes`` channels.
         accumulate: (sum, broadcast, weights, lanes) -> the new sum.
         arrange: weights (..., channel, group) -> the order in which bytes lie.
+        lane: (vector of 4 groups, which, lanes) -> as ``broadcast``, where an instruction takes
+            one lane of a vector (ARM): a load then serves 4 groups. None elsewhere.
     """
 
     sum_type: str
@@ -46,6 +49,7 @@ class Unit:
     weights: Callable[[Buffer, Expr, int], Expr]
     accumulate: Callable[[Expr, Any, Expr, int], Expr]
     arrange: Callable[[Array], Array]
+    lane: Callable[[Expr, int, int], Any] | None = None
 
     @property
     def is_integer(self) -> bool:
@@ -70,6 +74,20 @@ FLOAT = Unit(
     accumulate=_float_add,
     arrange=lambda weights: weights,
 )
+
+
+def _float_lane(block: Expr, which: int, lanes: int) -> Expr:
+    del lanes
+    return tirx.Shuffle([block], [tirx.const(which, "int32")])
+
+
+FLOAT_LANES = dataclasses.replace(FLOAT, lane=_float_lane)
+
+
+def _byte_lane(block: Expr, which: int, lanes: int) -> Expr:
+    """Bytes 4 * which ... of 16, in every 32-bit lane: LLVM makes it sdot's lane operand."""
+    places = [tirx.const(4 * which + i, "int32") for i in range(4)] * lanes
+    return tirx.Shuffle([block], places)
 
 
 def _load_four(buffer: Buffer, address: Expr, lanes: int) -> Expr:
@@ -99,7 +117,9 @@ def _sdot(total: Expr, value: Expr, weights: Expr, lanes: int) -> Expr:
     )
 
 
-DOTPROD = Unit("int32", 4, "int8", _load_four, _four_weights, _sdot, lambda weights: weights)
+DOTPROD = Unit(
+    "int32", 4, "int8", _load_four, _four_weights, _sdot, lambda weights: weights, _byte_lane
+)
 
 
 def _load_pair(buffer: Buffer, address: Expr, lanes: int) -> Expr:
@@ -168,7 +188,24 @@ def _arrange_pairs(weights: Array) -> Array:
     return arranged
 
 
-NEON = Unit("int32", 4, "int8", _load_pairs, _four_weights, _smull_pairs, _arrange_pairs)
+def _pair_lanes(block: Expr, which: int, lanes: int) -> tuple[Expr, Expr]:
+    """As ``_load_pairs``, from bytes 4 * which ... of 16."""
+    del lanes
+    first, second = (
+        tirx.Shuffle([block], [tirx.const(4 * which + 2 * half + i, "int32") for i in range(2)] * 4)
+        for half in range(2)
+    )
+    return bind(first), bind(second)
+
+
+NEON = Unit(
+    "int32", 4, "int8", _load_pairs, _four_weights, _smull_pairs, _arrange_pairs, _pair_lanes
+)
+
+
+def float_unit(target: Target) -> Unit:
+    """Fused multiply-adds, by lane where the instruction set has that."""
+    return FLOAT_LANES if target.arch == "aarch64" else FLOAT
 
 
 def integer_unit(target: Target) -> Unit:

@@ -14,7 +14,7 @@ from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
 from deepseek_edge.backends.tvm.schedules.blocks import Blocks, pack, padded_width
-from deepseek_edge.backends.tvm.schedules.dot import FLOAT, LONGEST_SUM, Unit, integer_unit
+from deepseek_edge.backends.tvm.schedules.dot import LONGEST_SUM, Unit, float_unit, integer_unit
 from deepseek_edge.backends.tvm.schedules.kernel import Buffer, Expr, load, rounded
 from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.target import Target
@@ -24,7 +24,7 @@ INTEGER = {"Conv": "IntegerConv", "MatMul": "IntegerMatMul"}
 
 def unit_of(node: Node, target: Target) -> Unit:
     """The multiply-accumulate unit of a contraction node."""
-    return integer_unit(target) if node.op in INTEGER.values() else FLOAT
+    return integer_unit(target) if node.op in INTEGER.values() else float_unit(target)
 
 
 @dataclass
