@@ -100,6 +100,8 @@ def _compile_entry(
     hoist_unary(graph)
     channels_last(graph)
     own_outputs(graph, [info.name for info in model.graph.output])
+    for node in graph.nodes:
+        node.attrs["items"] = batch
     fused = fuse(graph)
     rows, steps = _lower(
         fused, target, kernels, lambda n: progress(f"schedule {batch_name(batch)}", n, len(fused))

@@ -16,7 +16,8 @@ def sweep(low: float, high: float, count: int = 40_000) -> Array:
     largest = max(abs(low), abs(high))
     exponents = largest * 2.0 ** -random.uniform(0, 140, count) * random.choice([-1, 1], count)
     values = np.concatenate([random.uniform(low, high, count), exponents, [low, high]])
-    return np.clip(values, low, high).astype(np.float32)
+    clipped: Array = np.clip(values, low, high).astype(np.float32)
+    return clipped
 
 
 def answer(op: str, x: Array) -> Array:

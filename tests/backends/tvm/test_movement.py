@@ -52,14 +52,15 @@ def test_thirty_inputs_are_joined() -> None:
 
 def test_versions_of_split_slice_and_pad() -> None:
     x = filled("float32", 6, 5)
-    for opset, op, attrs in (
+    versions: list[tuple[int, str, dict[str, Any]]] = [
         (11, "Split", {"axis": -1, "split": [2, 3], "count": 2}),
         (18, "Split", {"axis": 1, "num_outputs": 3, "count": 3}),
         (9, "Slice", {"starts": [1], "ends": [-1], "axes": [1]}),
         (2, "Pad", {"pads": [1, 0, 2, 1], "value": 2.0}),
-    ):
+    ]
+    for opset, op, attrs in versions:
         cases = Cases(opset=opset)
-        cases.add(op, x, **attrs)  # type: ignore[arg-type]
+        cases.add(op, x, **attrs)
         assert_equals_reference(cases)
 
 

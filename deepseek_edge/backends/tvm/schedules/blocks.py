@@ -26,11 +26,13 @@ class Tile:
         return self.vectors * self.lanes
 
 
-def choose_tile(target: Target, rows: int, columns: int) -> Tile:
+def choose_tile(target: Target, rows: int, columns: int, items: int = 1) -> Tile:
     """The tile that keeps the multipliers busy within the register file.
 
     Two weight vectors and one broadcast stay beside the accumulators. With few rows the tile
     grows in columns instead, so that enough independent sums hide the multiplier's latency.
+    The width follows from the rows of one of the batch's ``items``: it says how weights are
+    packed, which all batch sizes share.
     """
     lanes = min(target.vector_bits // 32, 16)
     while lanes > 4 and columns <= lanes // 2:
@@ -38,9 +40,10 @@ def choose_tile(target: Target, rows: int, columns: int) -> Tile:
     vectors = min(2, ceil_div(columns, lanes))
     most = 8 if target.arch == "aarch64" else (target.vector_registers - 4) // max(vectors, 1)
     most = max(1, min(most, 14))
-    if rows * vectors * 2 <= most:
-        vectors = max(1, min(most // rows, ceil_div(columns, lanes), 8))
-    return Tile(min(rows, most), vectors, lanes)
+    sums, few = most * vectors, ceil_div(rows, items)
+    if few * vectors * 2 <= most:
+        vectors = max(1, min(most // few, ceil_div(columns, lanes), 8))
+    return Tile(min(rows, max(1, sums // vectors)), vectors, lanes)
 
 
 def split_evenly(length: int, most: int) -> list[int]:
@@ -160,9 +163,11 @@ class Tiling:
     parts: list[int]
 
     @classmethod
-    def of(cls, target: Target, rows: int, columns: int, *, padded: bool) -> "Tiling":
+    def of(
+        cls, target: Target, rows: int, columns: int, *, padded: bool, items: int = 1
+    ) -> "Tiling":
         """The tiling for ``target``; ``padded`` as in ``column_blocks``."""
-        tile = choose_tile(target, rows, columns)
+        tile = choose_tile(target, rows, columns, items)
         return cls(tile, column_blocks(columns, tile, padded=padded), split_evenly(rows, tile.rows))
 
     @property

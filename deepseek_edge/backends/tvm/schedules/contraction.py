@@ -159,7 +159,8 @@ def packed_matmul(
 ) -> Lowering:
     """(rows, k) x constant (k, n): a task is one part of rows by one block of columns."""
     depth, columns = matrix.shape
-    tiling = Tiling.of(target, rows, columns, padded=True)
+    items = node.attrs.get("items", 1)
+    tiling = Tiling.of(target, rows, columns, padded=True, items=items)
     weights = prepare(node, target, matrix[None, None, None], tiling.blocks)
     n_parts, n_blocks = len(tiling.parts), tiling.n_blocks
     blocks_outer = streams_weights(depth * columns, rows * depth, n_parts, n_blocks, target)
