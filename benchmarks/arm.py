@@ -85,28 +85,44 @@ def measure(cell: Cell, emulator: Emulator, root: Path | None, runs: int) -> lis
         ours = count_ours(emulator, program.library, target, ordered, runs)
         executions = kernel_counts(program, ours)
         loops = loop_rows(program, target, executions)
-        peers: dict[str, float | str] = {}
-        for peer in PEERS:
-            try:
-                file = _peer_file(peer, cell, graph, folder, root)
-                counts = count_peer(
-                    emulator,
-                    target,
-                    root=root or folder,
-                    peer=peer,
-                    model=file,
-                    inputs=inputs,
-                    runs=runs,
-                )
-                peers[peer] = counts.per_inference
-            except DeepSeekEdgeError as error:
-                peers[peer] = str(error)
+        peers = {
+            peer: _count_peer(peer, cell, emulator, (graph, folder, root), inputs, runs)
+            for peer in PEERS
+        }
     cores = {"mcpu": CORES[target.mcpu], "target": cell.target}
     common = {"model": cell.model, "precision": cell.precision, **cores}
     counted = instruction_row(ours.per_inference, peers) | modelled(loops)
     share = round(sum(executions.values()) / ours.per_inference, 4)
     counted |= {"runs": runs, "share_in_kernels": share}
     return [*({**common, **row} for row in loops), {**common, **counted}]
+
+
+def _count_peer(
+    peer: str,
+    cell: Cell,
+    emulator: Emulator,
+    places: tuple[Path, Path, Path | None],
+    inputs: Mapping[str, Any],
+    runs: int,
+) -> float | str:
+    """Instructions of a peer for one inference, or why there are none.
+
+    ``places`` are the graph, a folder to work in, and the ARM64 system.
+    """
+    graph, folder, root = places
+    try:
+        counts = count_peer(
+            emulator,
+            load_target(cell.target),
+            root=root or folder,
+            peer=peer,
+            model=_peer_file(peer, cell, graph, folder, root),
+            inputs=inputs,
+            runs=runs,
+        )
+    except DeepSeekEdgeError as error:
+        return str(error)
+    return counts.per_inference
 
 
 def _graph(cell: Cell) -> Path:

@@ -110,11 +110,7 @@ def measure_cell(
                     raise PeerError(file)
                 side = stack.enter_context(PeerProcess(name, LOG, pythons.get(name)))
                 side.load(file, checked.source, threads)
-                found = signal_to_noise_db(checked.outputs, side.run(checked.inputs))
-                sqnr_db[name] = found
-                if found < WRONG_DB[precision]:
-                    raise PeerError(f"it computes something else ({found} dB)")
-                side.time(1)
+                sqnr_db[name] = _judge(side, checked, precision)
                 sides[name] = side
             except PeerError as error:
                 reasons[name] = str(error)
@@ -133,6 +129,15 @@ def measure_cell(
         "reasons": reasons,
         "doubts": timed["doubts"] + _too_few(peers_ms),
     }
+
+
+def _judge(side: PeerProcess, checked: Checked, precision: str) -> float:
+    """How near a side's outputs are to the exact ones, in dB; it is warm afterwards."""
+    found = signal_to_noise_db(checked.outputs, side.run(checked.inputs))
+    if found < WRONG_DB[precision]:
+        raise PeerError(f"it computes something else ({found} dB)")
+    side.time(1)
+    return found
 
 
 def _time(sides: Mapping[str, PeerProcess], reasons: dict[str, str]) -> dict[str, Any]:

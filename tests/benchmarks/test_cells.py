@@ -146,7 +146,7 @@ def test_a_process_that_hangs_is_a_row(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_model_that_cannot_be_made_fails_its_cells_only(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: dict[str, Path | str] = {"good": Path("good.onnx"), "bad": "no such package"}
-    monkeypatch.setattr(cells, "make_graph", graphs.__getitem__)
+    monkeypatch.setattr(cells, "make_graph", lambda model, precision: graphs[model])
     run = cells.run_cell
 
     def run_cell(cell: Cell, graph: Path | str, **options: object) -> Row:

@@ -211,7 +211,7 @@ def test_interrupting_the_process_leaves_no_file(model: Path, tmp_path: Path) ->
     work_dir = Path(process.stdout.readline().strip())
     assert work_dir.is_dir()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "error: interrupted" in errors
     assert not work_dir.exists()

@@ -153,24 +153,12 @@ class _Direct:
         step = shape.pixel_stride
         first = bind(line + (start * index(shape.stride_w) - index(shape.pad_left)) * index(step))
         unroll = unroll_of(self.target)
-        if span.is_inside and shape.dilation_w == 1 and depth == step:
-            # Neighbouring pixels lie end to end: filter columns and channels are one loop.
-            sums.multiply(
-                shape.kernel_w * depth,
-                packed,
-                weights,
-                width,
-                source=place.source,
-                address=lambda row, k: first + k + index(row * shape.stride_w * step),
-                rows=range(span.width),
-                unroll=unroll,
-            )
-            return
+        run = shape.kernel_w * depth if span.merges_columns(shape, depth) else depth
 
         def filter_column(s: Expr, rows: Sequence[int]) -> None:
             origin = bind(first + s * index(shape.dilation_w * step))
             sums.multiply(
-                depth,
+                run,
                 packed,
                 bind(weights + s * index(depth * width)),
                 width,
@@ -179,10 +167,13 @@ class _Direct:
                     origin + k * index(shape.channel_stride) + index(row * shape.stride_w * step)
                 ),
                 rows=rows,
-                unroll=depth if depth <= 4 else unroll,
+                unroll=run if run <= 4 else unroll,
                 contiguous=shape.channel_stride == 1,
             )
 
+        if run > depth:
+            filter_column(index(0), range(span.width))
+            return
         if span.is_inside:
             # A loop, not straight code: there LLVM keeps inputs that two columns share in
             # registers, and spills the sums.

@@ -113,6 +113,15 @@ class Span:
     count: int
     is_inside: bool
 
+    def merges_columns(self, shape: Geometry, depth: int) -> bool:
+        """True if filter columns and channels are one loop: pixels lie end to end."""
+        return (
+            self.is_inside
+            and shape.kernel_w > 1
+            and shape.dilation_w == 1
+            and depth == shape.pixel_stride
+        )
+
     def hits(self, row: int, s: int, shape: Geometry) -> bool:
         """True if filter column ``s`` of pixel ``row`` is inside the image."""
         if self.is_inside:
