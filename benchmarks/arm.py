@@ -86,7 +86,7 @@ def measure(cell: Cell, emulator: Emulator, root: Path | None, runs: int) -> lis
         executions = kernel_counts(program, ours)
         loops = loop_rows(program, target, executions)
         peers = {
-            peer: _count_peer(peer, cell, emulator, (graph, folder, root), inputs, runs)
+            peer: _count_peer(peer, cell, emulator, (graph, folder, root), (inputs, runs))
             for peer in PEERS
         }
     cores = {"mcpu": CORES[target.mcpu], "target": cell.target}
@@ -102,14 +102,15 @@ def _count_peer(
     cell: Cell,
     emulator: Emulator,
     places: tuple[Path, Path, Path | None],
-    inputs: Mapping[str, Any],
-    runs: int,
+    load: tuple[Mapping[str, Any], int],
 ) -> float | str:
     """Instructions of a peer for one inference, or why there are none.
 
-    ``places`` are the graph, a folder to work in, and the ARM64 system.
+    ``places`` are the graph, a folder to work in, and the ARM64 system; ``load`` the inputs and
+    how often they are run.
     """
     graph, folder, root = places
+    inputs, runs = load
     try:
         counts = count_peer(
             emulator,
