@@ -124,6 +124,13 @@ def test_casts(d: Draw) -> None:
     assert_equals_reference(cases)
 
 
+def test_swish_of_the_newest_operator_set() -> None:
+    cases = Cases(opset=24)
+    cases.add("Swish", floats(3, 37) * 3)
+    cases.add("Swish", floats(3, 37) * 3, alpha=0.5)
+    assert_equals_reference(cases)
+
+
 def test_half_precision_is_only_converted() -> None:
     cases = Cases()
     x = floats(3, 17).astype(np.float16)
@@ -193,7 +200,7 @@ def test_chains_compute_what_their_operators_do(d: Draw) -> None:
 
 
 def test_every_elementwise_operator_is_tested_somewhere_here() -> None:
-    others = {"Cast", "Clip", "Log", "Mod", "PRelu", "Pow", "Sqrt", "Where"}
+    others = {"Cast", "Clip", "Log", "Mod", "PRelu", "Pow", "Sqrt", "Swish", "Where"}
     logic = {"And", "Not", "Or", "Xor"}
-    elsewhere = {"Copy", "DequantizeLinear", "Expand", "QuantizeLinear", "Swish"}
+    elsewhere = {"Copy", "DequantizeLinear", "Expand", "QuantizeLinear"}
     assert set(ELEMENTWISE) == {*UNARY, *BINARY, *COMPARISONS, *others, *logic, *elsewhere}
