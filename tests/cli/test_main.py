@@ -191,7 +191,9 @@ def test_control_characters_of_names_are_not_printed(capsys: pytest.CaptureFixtu
 def test_interrupting_the_process_leaves_no_file(model: Path, tmp_path: Path) -> None:
     script = tmp_path / "slow.py"
     script.write_text(
-        "import sys, time\nimport deepseek_edge.pipeline as pipeline\n"
+        "import signal, sys, time\nimport deepseek_edge.pipeline as pipeline\n"
+        # A shell's background job is started with SIGINT ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def slow(*_, work_dir, **__):\n"
         "    print(work_dir, flush=True)\n    time.sleep(60)\n"
         "pipeline.tvm_backend = lambda: slow\n"
