@@ -21,7 +21,14 @@ from deepseek_edge.tensors import DTYPE_CODES
 MAX_RANK = 8  # DSE_MAX_RANK
 
 # What depends on more than its inputs must not be folded away.
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
+_RANDOM = {
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
 
 
 def import_onnx(model: onnx.ModelProto) -> Graph:
@@ -121,7 +128,7 @@ class _Walk:
             proto.op_type not in _RANDOM | {"DequantizeLinear"}
             and all(v is None or v.data is not None for v in inputs)
         ):
-            self._fold(proto, inputs)
+            self._fold(proto, name, inputs)
         else:
             self._keep(proto, name, inputs)
 
@@ -151,7 +158,7 @@ class _Walk:
         for key in proto.output[1:]:
             self.values[key] = constant(key, np.ones(x.shape, bool))
 
-    def _fold(self, proto: onnx.NodeProto, inputs: list[Value | None]) -> None:
+    def _fold(self, proto: onnx.NodeProto, name: str, inputs: list[Value | None]) -> None:
         """Evaluate a node whose inputs (or, for Shape, whose input's shape) are known."""
         feeds = {
             key: value.data if value.data is not None else np.zeros(value.shape, value.dtype)
@@ -167,7 +174,13 @@ class _Walk:
         outputs = [helper.make_empty_tensor_value_info(key) for key in proto.output if key]
         graph = helper.make_graph([proto], "constant", typed, outputs)
         model = helper.make_model(graph, opset_imports=self.opset_imports)
-        results = ReferenceEvaluator(model).run(None, feeds)
+        try:
+            results = ReferenceEvaluator(model).run(None, feeds)
+        except Exception as error:  # whatever numpy or onnx raise for a broken node
+            raise UnsupportedError(
+                f"operator {proto.op_type} (node {name!r}) can't be evaluated on its constant "
+                f"inputs: {str(error).strip().splitlines()[0] if str(error) else repr(error)}"
+            ) from error
         for key, result in zip((k for k in proto.output if k), results, strict=True):
             array = np.asarray(result)
             if array.dtype == np.float64:

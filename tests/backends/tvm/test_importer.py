@@ -78,6 +78,14 @@ REFUSED = {
         "t = Constant<value = bool {1}>() r = Constant<value = float {0.5}>() y = Dropout(x, r, t)",
         "is in training mode",
     ),
+    "random": (
+        "n = RandomNormal<shape = [2, 3]>() y = Add(x, n)",
+        "operator RandomNormal .* is not supported",
+    ),
+    "broken constant": (
+        "a = Constant<value = float[3] {1, 2, 3}>() b = NoSuchOperator(a) y = Add(x, b)",
+        "operator NoSuchOperator .* can't be evaluated",
+    ),
     "unknown": ("y = NoSuchOperator(x)", "operator NoSuchOperator .* is not supported"),
 }
 
