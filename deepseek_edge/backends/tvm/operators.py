@@ -15,8 +15,8 @@ ANY = NUMBER | LOGIC
 # Computed element by element: operator -> dtypes of its input (the second of Where).
 ELEMENTWISE: dict[str, frozenset[str]] = {
     **dict.fromkeys(["And", "Not", "Or", "Xor"], LOGIC),
-    **dict.fromkeys(["Copy", "Equal", "Expand", "Where"], ANY),
-    "Cast": ANY | {"float16"},
+    **dict.fromkeys(["Cast", "Copy", "Expand", "Where"], ANY | {"float16"}),
+    "Equal": ANY,
     **dict.fromkeys(["DequantizeLinear", "QuantizeLinear"], NUMBER),
     **dict.fromkeys(
         ["Abs", "Add", "Clip", "Div", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"], NUMBER

@@ -132,6 +132,18 @@ def test_repeating_and_rearranging(dtype: str) -> None:
     assert_equals_reference(cases)
 
 
+def test_half_precision_is_moved() -> None:
+    cases = Cases()
+    x = filled("float16", 4, 6)
+    cases.add("Transpose", x)
+    cases.add("Concat", x, Const(x), axis=1)
+    cases.add("Slice", x, *(indices(v) for v in (-1, -9, 1, -2)))
+    cases.add("Tile", x, indices(2, 3))
+    cases.add("Where", x > 20, x, Const(np.array(0.5, np.float16)))
+    cases.add("Reshape", x, indices(8, 3))
+    assert_equals_reference(cases)
+
+
 def test_views() -> None:
     cases = Cases()
     x = filled("float32", 2, 1, 6)
