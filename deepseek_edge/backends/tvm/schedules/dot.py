@@ -57,10 +57,6 @@ class Unit:
         return self.sum_type == "int32"
 
 
-def _vector(dtype: str, lanes: int) -> str:
-    return dtype if lanes == 1 else f"{dtype}x{lanes}"
-
-
 def _float_add(total: Expr, value: Expr, weights: Expr, lanes: int) -> Expr:
     return total + splat(value, lanes) * weights
 

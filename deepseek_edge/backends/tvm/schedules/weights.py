@@ -19,12 +19,12 @@ from deepseek_edge.backends.tvm.schedules.kernel import Buffer, Expr, load, roun
 from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.target import Target
 
-INTEGER = {"Conv": "IntegerConv", "MatMul": "IntegerMatMul"}
+INTEGER = ("IntegerConv", "IntegerMatMul")
 
 
 def unit_of(node: Node, target: Target) -> Unit:
     """The multiply-accumulate unit of a contraction node."""
-    return integer_unit(target) if node.op in INTEGER.values() else float_unit(target)
+    return integer_unit(target) if node.op in INTEGER else float_unit(target)
 
 
 @dataclass
