@@ -330,12 +330,17 @@ def _compare(expected: Array, actual: Array, scale: float | None) -> _Difference
 
 
 def output_range(output: Array) -> float:
-    """Max - min of the finite values, never below 1e-3 of the largest; 1 if all are zero."""
+    """Max - min of the finite values, never below 1e-3 of the largest; 1 if all are zero.
+
+    A single value has no range: its distance from zero counts. (The probability of a speech
+    detector may be 1e-5, where onnxruntime's own sigmoid is right to four digits.)
+    """
     finite = output[np.isfinite(output)].astype(np.float64)
     if finite.size == 0:
         return 1.0
-    spread = float(finite.max() - finite.min())
-    return max(spread, LEAST_RANGE * float(np.abs(finite).max())) or 1.0
+    largest = float(np.abs(finite).max())
+    spread = float(finite.max() - finite.min()) if finite.size > 1 else largest
+    return max(spread, LEAST_RANGE * largest) or 1.0
 
 
 def golden_tolerance(output: Array) -> float:

@@ -73,6 +73,7 @@ def test_another_shape_or_a_missing_output_fails() -> None:
 def test_a_constant_output_has_a_tolerance_of_its_size() -> None:
     assert output_range(np.full(3, 5.0)) == 5e-3
     assert output_range(np.zeros(3)) == 1.0
+    assert output_range(np.array([[1e-5]])) == 1e-5
     check_graph([floats(5, 5)], [floats(5, 5.000004)])
     with pytest.raises(ParityError):
         check_graph([floats(5, 5)], [floats(5, 5.00001)])
