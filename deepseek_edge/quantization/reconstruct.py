@@ -179,7 +179,8 @@ def _round_rows(
         size = np.maximum(np.einsum("gkk->g", hessian) / k, _TINY)
         # Fewer vectors than values say nothing about most directions.
         damping = DAMPING * max(1.0, k / statistics.vectors)
-        hessian = hessian + damping * size[:, None, None] * np.eye(k)
+        hessian = hessian.copy()
+        hessian.reshape(groups, -1)[:, :: k + 1] += damping * size[:, None]
     scales = best_scales(rows, np.einsum("gkk->gk", hessian))
     channels = merge_scales(product, scales)
     scales = spread_scales(product, channels)
@@ -208,23 +209,31 @@ def gather(
     k = to_rows(product, np.empty(product.shape, np.bool_)).shape[2]
     wanted = min(_MOST_VECTORS, max(_LEAST_VECTORS, _VECTORS_PER_VALUE * k))
     share = -(-wanted // len(x))
-    float_rows, rows = [], []
+    hessian = np.zeros((product.groups, k, k))
+    sums = np.zeros((2, product.groups, k))
+    # One sample at a time: all vectors of a wide layer would take gigabytes. Moments about a
+    # value near the mean lose no digits when the mean is taken out.
+    middle: Array | None = None
+    vectors = 0
     for one, other in zip(x, y, strict=True):
         count = count_vectors(product, one)
         chosen = np.arange(count)
         if count > share:
             chosen = np.sort(random.choice(count, share, replace=False))
-        float_rows.append(input_rows(product, one, chosen))
-        rows.append(input_rows(product, other, chosen))
-    # Contiguous, or the products below miss BLAS.
-    vectors = np.ascontiguousarray(np.concatenate(rows, axis=1))
-    mean = vectors.mean(axis=1)
-    mean_float = np.concatenate(float_rows, axis=1).mean(axis=1)
+        # Contiguous, or the products below miss BLAS.
+        rows = np.ascontiguousarray(input_rows(product, other, chosen))
+        if middle is None:
+            middle = rows.mean(axis=1, keepdims=True) if is_centered else np.zeros_like(rows[:, :1])
+        rows -= middle
+        hessian += rows.transpose(0, 2, 1) @ rows
+        sums += input_rows(product, one, chosen).sum(axis=1), rows.sum(axis=1)
+        vectors += len(chosen)
+    assert middle is not None
+    hessian /= vectors
+    mean_float, from_middle = sums / vectors
     if is_centered:
-        vectors -= mean[:, None]
-    hessian = (vectors.transpose(0, 2, 1) @ vectors).astype(np.float64) / vectors.shape[1]
-    means = mean_float.astype(np.float64), mean.astype(np.float64)
-    return Statistics(hessian, *means, vectors.shape[1])
+        hessian -= from_middle[:, :, None] * from_middle[:, None, :]
+    return Statistics(hessian, mean_float, from_middle + middle[:, 0], vectors)
 
 
 def _mean_error(product: Product, rows: Array, real: Array, statistics: Statistics) -> Array:
