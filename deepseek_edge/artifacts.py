@@ -14,9 +14,12 @@ class Step:
     Attributes:
         name: the source graph's node that the step is anchored on, e.g. "/blocks.0/Conv".
         op: what it does, e.g. "Conv+Clip", "Transpose".
-        macs: multiply-accumulates.
+        macs: multiply-accumulates of convolutions and matrix products.
         bytes_read, bytes_written: of activations and constants, each tensor counted once.
         tasks: how many pieces the step can be split into over threads.
+        operations: two for each multiply-accumulate, one for each other result.
+        lane_macs: multiply-accumulates of one instruction in each 32 bits of a register: 1 in
+            float32, 2 to 4 on int8.
     """
 
     name: str
@@ -25,6 +28,8 @@ class Step:
     bytes_read: int
     bytes_written: int
     tasks: int
+    operations: int = 0
+    lane_macs: int = 1
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,21 @@ class ParityFloat:
     cosine: float
     sqnr_db: float
     top1_agreement: float | None
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """What rounding to INT8 does to a layer's output, on calibration samples.
+
+    Attributes:
+        sqnr_db: of the quantized graph against the float one; infinite if they are equal.
+        added_sqnr_db: with this layer alone quantized, its inputs those of the float graph: the
+            error that enters here.
+    """
+
+    name: str
+    sqnr_db: float
+    added_sqnr_db: float
 
 
 @dataclass(frozen=True)

@@ -63,13 +63,53 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Bandwidth:
+    """How fast one memory is.
+
+    Attributes:
+        holds_bytes: what lies within it; infinite for main memory.
+        bytes_s: read and written a second, by all cores in use together.
+    """
+
+    holds_bytes: float
+    bytes_s: float
+
+
+@dataclass(frozen=True)
+class Roof:
+    """What the cores in use can do at most.
+
+    Attributes:
+        flop_s: float32 operations a second; a multiply-add counts as two.
+        bandwidths: caches, nearest first, and main memory last.
+    """
+
+    flop_s: float
+    bandwidths: tuple[Bandwidth, ...]
+
+
+@dataclass(frozen=True)
 class LayerTime:
-    """Median time of one step, and its share of all steps."""
+    """Median time of one step, its share of all steps, and what it can be at best.
+
+    Attributes:
+        operations: two for each multiply-accumulate, one for each other result.
+        bytes: that must be read and written.
+        limit_ms: the roofline's; None if the machine's clock or bandwidth isn't known.
+        limited_by: "arithmetic", "cache" or "memory".
+        limit_share: ``limit_ms`` over ``ms``; above 1 where a core runs faster than its nominal
+            clock, or data lie in a nearer cache.
+    """
 
     name: str
     op: str
     ms: float
     share: float
+    operations: int | None = None
+    bytes: int | None = None
+    limit_ms: float | None = None
+    limited_by: str | None = None
+    limit_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +120,8 @@ class ProfileReport:
         valid: False if a reader should not trust the times; ``reasons`` say why.
         peak_rss_bytes: what opening and running the program added to the process at its peak;
             None where the kernel doesn't tell.
-        bandwidth_bytes_s: of memory, measured by copying with as many threads; None: not measured.
+        bandwidths: measured by copying with as many threads, nearest memory first.
+        roof: None if the machine's clock or bandwidth isn't known.
         samples_ms: every measured call, in order.
     """
 
@@ -94,7 +135,8 @@ class ProfileReport:
     open_ms: float
     peak_rss_bytes: int | None
     layers: tuple[LayerTime, ...]
-    bandwidth_bytes_s: float | None = None
+    bandwidths: tuple[Bandwidth, ...] = ()
+    roof: Roof | None = None
     samples_ms: tuple[float, ...] = ()
 
     @property
@@ -127,6 +169,7 @@ def profile_json(report: ProfileReport) -> Json:
             "open_ms": report.open_ms,
             "peak_rss_bytes": report.peak_rss_bytes,
             "layers": [dataclasses.asdict(layer) for layer in report.layers],
+            "roof": _object(report.roof),
         }
     )
 
@@ -163,7 +206,7 @@ def _program_object(report: ProgramReport) -> Json:
     }
 
 
-def _object(value: Accuracy | ParityFloat | ParityGraph | None) -> Json | None:
+def _object(value: Accuracy | ParityFloat | ParityGraph | Roof | None) -> Json | None:
     return None if value is None else dataclasses.asdict(value)
 
 

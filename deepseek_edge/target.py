@@ -173,6 +173,15 @@ def describe_sources(id: str) -> dict[str, str]:
     return _load(_find(id))[1]
 
 
+def unverified_fields(id: str) -> frozenset[str]:
+    """Fields of a target whose values no source backs: all facts if the id isn't known here."""
+    try:
+        sources = describe_sources(id)
+    except UnknownTargetError:
+        return frozenset(_FACTS)
+    return frozenset(field for field, source in sources.items() if source == UNVERIFIED)
+
+
 def check_target(path: Path) -> list[str]:
     """Checks a target's file and says which of its numbers nobody has verified.
 

@@ -105,10 +105,15 @@ def test_profile_has_the_keys_that_scripts_rely_on() -> None:
     found = profile_json(report)
     assert keys(found) == [
         "bundle", "device", "emulated", "latency_ms", "layers", "open_ms", "peak_rss_bytes",
-        "program", "reasons", "schema", "threads", "valid",
+        "program", "reasons", "roof", "schema", "threads", "valid",
     ]  # fmt: skip
     assert keys(found["latency_ms"]) == [
         "mean", "min", "n", "p50", "p90", "p99",
     ]  # fmt: skip
-    assert found["layers"] == [{"name": "/fc/Gemm", "op": "Gemm", "ms": 1.5, "share": 1.0}]
+    (layer,) = found["layers"]
+    assert keys(layer) == [
+        "bytes", "limit_ms", "limit_share", "limited_by", "ms", "name", "op", "operations", "share",
+    ]  # fmt: skip
+    assert (layer["name"], layer["ms"], layer["limit_ms"]) == ("/fc/Gemm", 1.5, None)
+    assert found["roof"] is None
     assert (found["valid"], found["peak_rss_bytes"]) == (False, None)

@@ -134,7 +134,14 @@ def profile_for_page(
         return None
     narrate(f"{one.target.id}: measuring")
     program = checked.report.program
-    return measure(program.library, checked.inputs, bundle=str(one.output), program=program.id)
+    return measure(
+        program.library,
+        checked.inputs,
+        bundle=str(one.output),
+        program=program.id,
+        steps=program.entries[0].steps,
+        target=one.target,
+    )
 
 
 def tvm_backend() -> CompileProgram:

@@ -169,6 +169,8 @@ def profile_bundle(
             inputs,
             bundle=str(bundle.path),
             program=program.record.id,
+            steps=program.record.entries[0].steps,
+            target=program.target,
             threads=threads,
             queries=queries,
         )

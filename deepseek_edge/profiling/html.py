@@ -13,8 +13,8 @@ from deepseek_edge.profiling.plots import (
     plot_roofline,
     plot_sizes,
 )
-from deepseek_edge.profiling.roofline import Roof, find_roof, intensity
-from deepseek_edge.report import CompileReport, ProfileReport, ProgramReport
+from deepseek_edge.profiling.roofline import intensity, least_s, step_bytes
+from deepseek_edge.report import CompileReport, ProfileReport, ProgramReport, Roof
 from deepseek_edge.target import Target
 
 
@@ -151,7 +151,7 @@ def _profiled(chapter: Chapter, profile: ProfileReport) -> str:
         parts += [f"<p class=warn>Don't rely on these times: {reasons}.</p>"]
     parts += [_figure(plot_latency(profile.samples_ms))] if profile.samples_ms else []
     parts += ["<h3>Where the time goes</h3>", _figure(plot_layer_times(profile.layers))]
-    roof = find_roof(chapter.target, profile.threads, profile.bandwidth_bytes_s)
+    roof = profile.roof
     parts += ["<h3>How near to the machine's limit</h3>"]
     if roof is None:
         parts += ["<p>The clock or memory bandwidth of this target isn't known: no roofline.</p>"]
@@ -159,33 +159,39 @@ def _profiled(chapter: Chapter, profile: ProfileReport) -> str:
         share = _whole_share(roof, chapter.steps, latency.p50)
         parts += [
             "<p>A step can be no faster than its arithmetic at full speed, or than memory can "
-            "bring its tensors once: the line. Each dot is a step, its area the time it takes. "
-            f"The whole call runs at <b>{share:.0%}</b> of that limit. Steps whose tensors are "
-            "still in a cache can lie above the sloped part.</p>",
+            "bring its tensors once: the line, and dashed the same for caches, where small "
+            "tensors lie. Each dot is a step, its area the time it takes. The whole call runs at "
+            f"<b>{share:.0%}</b> of that limit. The flat part is of float32: INT8 steps can lie "
+            "above it.</p>",
             _figure(plot_roofline(roof, chapter.steps, profile.layers)),
         ]
-    parts += [_steps_table(chapter.steps, profile, roof)]
+    parts += [_steps_table(chapter.steps, profile)]
     return "".join(parts)
 
 
 def _whole_share(roof: Roof, steps: Iterable[Step], p50_ms: float) -> float:
-    return sum(roof.least_s(step) for step in steps) * 1e3 / p50_ms
+    return sum(least_s(roof, step) for step in steps) * 1e3 / p50_ms
 
 
-def _steps_table(
-    steps: Sequence[Step], profile: ProfileReport | None = None, roof: Roof | None = None
-) -> str:
-    header = ["step", "operators", "million MAC", "operations a byte"]
+def _steps_table(steps: Sequence[Step], profile: ProfileReport | None = None) -> str:
+    header = ["step", "operators", "million operations", "kB", "operations a byte"]
     rows = [
-        [html.escape(s.name), html.escape(s.op), f"{s.macs / 1e6:.2f}", f"{intensity(s):.1f}"]
-        for s in steps
+        [
+            html.escape(step.name),
+            html.escape(step.op),
+            f"{step.operations / 1e6:.2f}",
+            f"{step_bytes(step) / 1e3:.1f}",
+            f"{intensity(step):.1f}",
+        ]
+        for step in steps
     ]
     if profile is not None:
-        header += ["ms", "share", "GFLOP/s", "of the limit"]
+        header += ["ms", "share", "billion operations a second", "limit, ms", "of the limit"]
         for row, step, layer in zip(rows, steps, profile.layers, strict=True):
             row += [f"{layer.ms:.3f}", f"{layer.share:.1%}"]
-            row += [f"{2 * step.macs / (layer.ms * 1e6):.1f}" if step.macs and layer.ms else ""]
-            row += [f"{roof.least_s(step) * 1e3 / layer.ms:.0%}" if roof and layer.ms else ""]
+            row += [f"{step.operations / (layer.ms * 1e6):.1f}" if layer.ms else ""]
+            limit = "" if layer.limit_ms is None else f"{layer.limit_ms:.3f} ({layer.limited_by})"
+            row += [limit, "" if layer.limit_share is None else f"{layer.limit_share:.0%}"]
     return f"<details><summary>All {len(rows)} steps</summary>{_table(header, rows)}</details>"
 
 

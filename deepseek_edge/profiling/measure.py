@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepseek_edge.artifacts import Step
 from deepseek_edge.profiling.conditions import read_conditions, reasons_to_doubt
-from deepseek_edge.report import Latency, LayerTime, ProfileReport
+from deepseek_edge.profiling.roofline import with_limits
+from deepseek_edge.report import Bandwidth, Latency, LayerTime, ProfileReport
 from deepseek_edge.runtime.engine import Engine
+from deepseek_edge.target import Target, unverified_fields
 
 LEAST_SAMPLES = 100  # fewer have no p99
 WINDOW_S = 0.1
@@ -31,6 +34,8 @@ def measure(
     *,
     bundle: str,
     program: str,
+    steps: Sequence[Step],
+    target: Target,
     threads: int = 0,
     queries: int | None = None,
 ) -> ProfileReport:
@@ -41,6 +46,8 @@ def measure(
         inputs: by name; their values matter little, but denormals would.
         bundle: its name in the report.
         program: likewise.
+        steps: of the first entry.
+        target: that it was compiled for; a roof is found if no value that it needs is unverified.
         threads: 0 for as many as this process may use.
         queries: measured calls; by default as many as two seconds allow, at least 100.
 
@@ -61,7 +68,7 @@ def measure(
         layers = _layers(engine, inputs, typical_ns)
         peak_rss_bytes = memory.peak_bytes()
     reasons += _reasons_of_samples(count, stable)
-    return ProfileReport(
+    report = ProfileReport(
         device="host",
         emulated=False,
         bundle=bundle,
@@ -72,9 +79,10 @@ def measure(
         open_ms=open_ms,
         peak_rss_bytes=peak_rss_bytes,
         layers=layers,
-        bandwidth_bytes_s=measure_bandwidth(used_threads),
+        bandwidths=measure_bandwidths(target, used_threads),
         samples_ms=tuple(samples_ms.tolist()),
     )
+    return with_limits(report, steps, target, unverified_fields(target.id))
 
 
 def warm_up(engine: Engine, limit_s: float = WARM_UP_LIMIT_S) -> tuple[bool, float]:
@@ -95,17 +103,31 @@ def warm_up(engine: Engine, limit_s: float = WARM_UP_LIMIT_S) -> tuple[bool, flo
         last = median
 
 
-def measure_bandwidth(threads: int) -> float:
-    """Bytes a second that ``threads`` read and write while each copies 64 MiB; best of five."""
-    source = [np.ones(COPY_BYTES, dtype=np.uint8) for _ in range(threads)]
+def measure_bandwidths(target: Target, threads: int) -> tuple[Bandwidth, ...]:
+    """Measure the caches behind the first, nearest first, and main memory."""
+    caches = [size for size in (target.l2_bytes, target.l3_bytes) if size]
+    # Half of a cache, so that what else lies in it doesn't push the copies out.
+    nearer = [Bandwidth(size, _copy_rate(size // (4 * threads), threads)) for size in caches]
+    return (*nearer, Bandwidth(math.inf, _copy_rate(COPY_BYTES, threads)))
+
+
+def _copy_rate(size: int, threads: int) -> float:
+    """Bytes a second that ``threads`` read and write, each copying ``size``; best of five."""
+    source = [np.ones(size, dtype=np.uint8) for _ in range(threads)]
     copy = [np.empty_like(array) for array in source]
+    repetitions = max(1, COPY_BYTES // size)
+
+    def work(target: NDArray[np.uint8], data: NDArray[np.uint8]) -> None:
+        for _ in range(repetitions):
+            np.copyto(target, data)
+
     durations_s = []
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(5):
             started = time.perf_counter()
-            list(pool.map(np.copyto, copy, source))
+            list(pool.map(work, copy, source))
             durations_s.append(time.perf_counter() - started)
-    return 2.0 * threads * COPY_BYTES / min(durations_s)
+    return 2.0 * threads * size * repetitions / min(durations_s)
 
 
 def latency(samples_ms: Sequence[float] | NDArray[np.float64]) -> Latency:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from deepseek_edge.artifacts import Step
 from deepseek_edge.errors import MissingToolError
-from deepseek_edge.profiling.roofline import Roof, intensity
-from deepseek_edge.report import LayerTime
+from deepseek_edge.profiling.roofline import attainable_flop_s, intensity
+from deepseek_edge.report import LayerTime, Roof
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,19 +68,26 @@ def plot_layer_macs(steps: Sequence[Step]) -> str:
 def plot_roofline(roof: Roof, steps: Sequence[Step], layers: Sequence[LayerTime]) -> str:
     """Each step's achieved speed against what the machine allows at its intensity.
 
-    Steps without multiply-accumulates have no place in it and are left out.
+    Steps that only move data have no place in it and are left out.
     """
     points = [
-        (intensity(step), 2 * step.macs / (layer.ms * 1e6), layer.share)
+        (intensity(step), step.operations / (layer.ms * 1e6), layer.share)
         for step, layer in zip(steps, layers, strict=True)
-        if step.macs and layer.ms > 0
+        if step.operations and layer.ms > 0
     ]
     figure, axes = _figure(7.0, 4.2)
     low = min([x for x, _, _ in points] + [0.1])
-    high = max([x for x, _, _ in points] + [4 * roof.flop_s / roof.bandwidth_bytes_s])
-    ridge = roof.flop_s / roof.bandwidth_bytes_s
+    memory_bytes_s = roof.bandwidths[-1].bytes_s
+    ridge = roof.flop_s / memory_bytes_s
+    high = max([x for x, _, _ in points] + [4 * ridge])
     xs = sorted([low, ridge, high])
-    axes.loglog(xs, [roof.attainable_flop_s(x) / 1e9 for x in xs], color=_SERIES_2, linewidth=2)
+    heights = [attainable_flop_s(roof, x) / 1e9 for x in xs]
+    axes.loglog(xs, heights, color=_SERIES_2, linewidth=2)
+    for cache in roof.bandwidths[:-1]:
+        corner = roof.flop_s / cache.bytes_s
+        ends = [min(low, corner), corner]
+        slope = [x * cache.bytes_s / 1e9 for x in ends]
+        axes.loglog(ends, slope, color=_SERIES_2, linewidth=1, linestyle="--")
     axes.scatter(
         [x for x, _, _ in points],
         [y for _, y, _ in points],
@@ -90,14 +97,14 @@ def plot_roofline(roof: Roof, steps: Sequence[Step], layers: Sequence[LayerTime]
         linewidths=0,
     )
     axes.annotate(
-        f"{roof.flop_s / 1e9:.0f} GFLOP/s, {roof.bandwidth_bytes_s / 1e9:.0f} GB/s",
+        f"{roof.flop_s / 1e9:.0f} GFLOP/s, {memory_bytes_s / 1e9:.0f} GB/s",
         (ridge, roof.flop_s / 1e9),
         xytext=(0, 6),
         textcoords="offset points",
         color=_INK,
     )
-    axes.set_xlabel("float operations a byte (each tensor read and written once)")
-    axes.set_ylabel("GFLOP/s")
+    axes.set_xlabel("operations a byte (each tensor read and written once)")
+    axes.set_ylabel("billion operations a second")
     axes.grid(visible=True, color=_LINE, linewidth=0.6)
     return _svg(figure, "roofline", "Roofline: achieved speed of each step and the limit")
 

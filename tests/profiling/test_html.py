@@ -3,17 +3,15 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
-
 from deepseek_edge.artifacts import Accuracy, ParityFloat, ParityGraph, Step
 from deepseek_edge.profiling.html import Chapter, render
-from deepseek_edge.profiling.roofline import Roof, find_roof, intensity
+from deepseek_edge.profiling.roofline import with_limits
 from deepseek_edge.report import CompileReport, Latency, LayerTime, ProfileReport, ProgramReport
 from deepseek_edge.target import Qdq, Target
 from tests.test_report import PROGRAM
 
 STEPS = (
-    Step("/conv<1>/Conv", "Conv+Clip", 2_000_000, 400_000, 100_000, 8),
+    Step("/conv<1>/Conv", "Conv+Clip", 2_000_000, 400_000, 100_000, 8, 4_025_000),
     Step("/out/Transpose", "Transpose", 0, 1000, 1000, 1),
 )
 TARGET = Target(
@@ -65,8 +63,11 @@ PROFILE = ProfileReport(
 )
 
 
+LIMITED = with_limits(PROFILE, STEPS, TARGET)
+
+
 def page() -> str:
-    return render("m: compile report", [Chapter(TARGET, STEPS, COMPILED, PROFILE)])
+    return render("m: compile report", [Chapter(TARGET, STEPS, COMPILED, LIMITED)])
 
 
 class Balance(HTMLParser):
@@ -129,22 +130,12 @@ def test_a_program_that_did_not_run_is_shown_as_such() -> None:
 
 
 def test_an_unknown_clock_means_no_roofline() -> None:
-    chapter = Chapter(replace(TARGET, clock_hz=None), STEPS, COMPILED, PROFILE)
-    text = render("m", [chapter])
+    text = render("m", [Chapter(TARGET, STEPS, COMPILED, replace(PROFILE, roof=None))])
     assert "no roofline" in text
     assert text.count("<svg ") == 3
 
 
-def test_roof_by_hand() -> None:
-    # 4 multiply-adds x 2 operations x 1.5 GHz x 2 cores = 24 GFLOP/s; 4 GB/s.
-    roof = find_roof(TARGET, threads=2)
-    assert roof == Roof(24e9, 4e9)
-    assert intensity(STEPS[0]) == 8.0
-    assert roof.attainable_flop_s(1.0) == 4e9
-    assert roof.attainable_flop_s(100.0) == 24e9
-    # 4 million operations at 24 GFLOP/s take 167 us, 500 kB at 4 GB/s 125 us.
-    assert roof.least_s(STEPS[0]) == pytest.approx(4e6 / 24e9)
-    assert roof.least_s(STEPS[1]) == pytest.approx(2000 / 4e9)
-    assert find_roof(TARGET, threads=16) == Roof(48e9, 4e9)
-    assert find_roof(TARGET, threads=1, measured_bytes_s=3e9) == Roof(12e9, 3e9)
-    assert find_roof(replace(TARGET, memory_bandwidth_bytes_s=None), threads=1) is None
+def test_the_table_says_what_limits_each_step() -> None:
+    text = page()
+    for cell in ("4.03", "500.0", "8.1", "4.0", "0.167 (arithmetic)", "17%", "0.001 (memory)"):
+        assert f"<td>{cell}</td>" in text, cell

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +10,9 @@ from deepseek_edge.profiling import measure as measuring
 from deepseek_edge.profiling.measure import latency, measure
 from deepseek_edge.runtime.engine import Engine
 from deepseek_edge.target import load_target
-from tests.tiny_model import IN, TinyBackend, tiny_onnx
+from tests.tiny_model import IN, LAYER, TinyBackend, tiny_onnx
+
+OF: Any = {"steps": (LAYER,), "target": load_target("host")}
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +36,13 @@ def test_percentiles_are_calls_that_happened() -> None:
 
 def test_a_profile_has_all_of_its_figures(library: Path) -> None:
     inputs = {"x": np.ones((1, IN), dtype=np.float32)}
-    report = measure(library, inputs, bundle="b", program="p", threads=1, queries=150)
+    report = measure(library, inputs, bundle="b", program="p", **OF, threads=1, queries=150)
     assert (report.device, report.emulated, report.threads) == ("host", False, 1)
     assert report.latency_ms.n == len(report.samples_ms) == 150
     assert 0 < report.latency_ms.min <= report.latency_ms.p50 <= report.latency_ms.p99
     assert report.open_ms > 0
-    assert report.bandwidth_bytes_s is not None
-    assert 1e8 < report.bandwidth_bytes_s < 1e12
+    assert all(1e8 < level.bytes_s < 1e13 for level in report.bandwidths)
+    assert report.bandwidths[-1].holds_bytes == math.inf
     assert [(layer.name, layer.op) for layer in report.layers] == [("/fc/Gemm", "Gemm+Relu")]
     assert sum(layer.share for layer in report.layers) == pytest.approx(1.0)
     assert report.peak_rss_bytes is None or report.peak_rss_bytes < 50e6
@@ -47,7 +50,7 @@ def test_a_profile_has_all_of_its_figures(library: Path) -> None:
 
 def test_too_few_calls_make_a_profile_doubtful(library: Path) -> None:
     inputs = {"x": np.ones((1, IN), dtype=np.float32)}
-    report = measure(library, inputs, bundle="b", program="p", threads=1, queries=5)
+    report = measure(library, inputs, bundle="b", program="p", **OF, threads=1, queries=5)
     assert not report.valid
     assert "5 samples: a p99 needs 100" in report.reasons
 

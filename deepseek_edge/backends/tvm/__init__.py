@@ -135,6 +135,7 @@ def _lower(
     from deepseek_edge.backends.tvm.emit import StepRow
     from deepseek_edge.backends.tvm.schedules import lower
     from deepseek_edge.backends.tvm.schedules.lowering import grain
+    from deepseek_edge.backends.tvm.work import describe_step
 
     rows: list[StepRow] = []
     steps: list[Step] = []
@@ -142,18 +143,18 @@ def _lower(
         progress(number)
         lowering = lower(step, target)
         name = kernels.add(lowering.function)
-        row = StepRow(
-            name,
-            lowering.tensors,
-            lowering.tasks,
-            grain(lowering, target),
-            _step_name(step),
-            "+".join(node.op for node in step.nodes),
+        work = describe_step(step, lowering, target)
+        steps.append(work)
+        rows.append(
+            StepRow(
+                name,
+                lowering.tensors,
+                lowering.tasks,
+                grain(lowering, target),
+                work.name,
+                work.op,
+            )
         )
-        rows.append(row)
-        outputs = sum(value.spec.size_bytes for value in step.outputs)
-        moved = sum(value.spec.size_bytes for value in set(lowering.tensors))
-        steps.append(Step(row.name, row.op, lowering.macs, moved - outputs, outputs, row.tasks))
     return rows, steps
 
 
@@ -187,11 +188,6 @@ def with_batch(model: "onnx.ModelProto", batch: int) -> "onnx.ModelProto":
             tensor.CopyFrom(numpy_helper.from_array(sizes, tensor.name))
     del copy.graph.value_info[:]
     return copy
-
-
-def _step_name(step: "FusedStep") -> str:
-    node = step.nodes[0]
-    return node.source or node.output.name
 
 
 def _views(graph: "Graph") -> "dict[Value, Value]":
