@@ -43,8 +43,9 @@ TARGETS = {
     ),
     "raspberry-pi-4": lambda: load_target("raspberry-pi-4"),
     "raspberry-pi-5": lambda: load_target("raspberry-pi-5"),
+    "android-arm64-i8mm": lambda: load_target("android-arm64-i8mm"),
 }
-EMULATED = {"raspberry-pi-4", "raspberry-pi-5"}
+EMULATED = {"raspberry-pi-4", "raspberry-pi-5", "android-arm64-i8mm"}
 
 
 class Graph:

@@ -1,20 +1,14 @@
-"""Matrix multiplication, and the register tile that convolution shares with it.
+"""Matrix multiplication; a 1x1 convolution is a matrix product over all pixels."""
 
-The tile is ``rows x columns`` of accumulators: rows are output pixels (or matrix rows), whose
-inputs are broadcast; columns are output channels in vectors, whose weights were packed so that
-the inner loop reads them in order. A 1x1 convolution is a matrix product over all pixels.
-"""
-
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node
+from deepseek_edge.backends.tvm.schedules.accumulators import accumulators, unroll_of
 from deepseek_edge.backends.tvm.schedules.blocks import Columns, Tiling, streams_weights
-from deepseek_edge.backends.tvm.schedules.dot import Unit, float_unit
+from deepseek_edge.backends.tvm.schedules.dot import float_unit
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion, broadcast_row
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
@@ -22,123 +16,10 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     bind,
     build,
     index,
-    literal,
-    load,
-    local,
-    loop,
-    pieces,
-    store,
 )
-from deepseek_edge.backends.tvm.schedules.lowering import Lowering
+from deepseek_edge.backends.tvm.schedules.lowering import Lowering, ceil_div
 from deepseek_edge.backends.tvm.schedules.weights import prepare
 from deepseek_edge.target import Target
-
-
-class Accumulators:
-    """A register tile of rows x block.width sums.
-
-    Args:
-        start: what each channel's sum starts from, at ``start_base``; zeros if None.
-    """
-
-    def __init__(
-        self, unit: Unit, rows: int, block: Columns, start: Buffer | None, start_base: Expr
-    ) -> None:
-        self.unit, self.rows, self.block = unit, rows, block
-        self.buffer = local(unit.sum_type, rows * block.width)
-        for offset, lanes in block.vectors:
-            first = (
-                literal(0, unit.sum_type, lanes)
-                if start is None
-                else bind(load(start, start_base + index(offset), lanes))
-            )
-            for row in range(rows):
-                store(self.buffer, row * block.width + offset, lanes, first)
-
-    def multiply(
-        self,
-        depth: int,
-        weights: Buffer,
-        weight_base: Expr,
-        weight_stride: int,
-        *,
-        source: Buffer,
-        address: Callable[[int, Expr], Expr],
-        rows: Sequence[int],
-        unroll: int,
-        contiguous: bool = True,
-    ) -> None:
-        """Add ``source[address(row, k)] * weights[weight_base + k * weight_stride ...]`` over k.
-
-        ``depth`` is a multiple of the unit's group; the weights beyond the real depth are zero.
-        ``contiguous``: the inputs of successive k lie side by side.
-        """
-        unit = self.unit
-        groups = depth // unit.group
-        factor = next(f for f in (unroll, 4, 2, 1) if f <= unroll and groups % f == 0)
-        by_lane = unit.lane if contiguous and factor == 4 else None
-        with loop(groups // factor) as outer:
-            first = outer * index(factor * unit.group)
-            blocks = {
-                row: bind(load(source, address(row, first), factor * unit.group))
-                for row in (rows if by_lane else ())
-            }
-            for inner in range(factor):
-                k = first + index(inner * unit.group)
-                base = weight_base + k * index(weight_stride)
-                vectors = [
-                    unit.weights(weights, base + index(offset * unit.group), lanes)
-                    for offset, lanes in self.block.vectors
-                ]
-                for row in rows:
-                    if by_lane:
-                        value = partial(by_lane, blocks[row], inner)
-                    else:
-                        value = partial(unit.broadcast, source, address(row, k))
-                    self._multiply_row(row, value, vectors)
-
-    def _multiply_row(self, row: int, value: Callable[[int], Any], vectors: Sequence[Expr]) -> None:
-        """Add value(lanes) * vectors to a row's sums."""
-        values: dict[int, Any] = {}
-        for (offset, lanes), vector in zip(self.block.vectors, vectors, strict=True):
-            if lanes not in values:
-                values[lanes] = value(lanes)
-            at = row * self.block.width + offset
-            total = self.unit.accumulate(load(self.buffer, at, lanes), values[lanes], vector, lanes)
-            store(self.buffer, at, lanes, total)
-
-    def add(self, rows: Sequence[int], table: Buffer, base: Expr) -> None:
-        """Add one vector of the table to the sums of some rows."""
-        for offset, lanes in self.block.vectors if rows else ():
-            vector = bind(load(table, base + index(offset), lanes))
-            for row in rows:
-                at = row * self.block.width + offset
-                store(self.buffer, at, lanes, load(self.buffer, at, lanes) + vector)
-
-    def finish(
-        self,
-        fusion: Fusion,
-        row_of: Callable[[int], Expr],
-        column: Expr,
-        result: "Callable[[Expr, Expr, int], Expr]",
-    ) -> None:
-        """Turn sums into results, apply the followers and write the tile.
-
-        ``result`` maps (sum, column, lanes) to the anchor's float result.
-        """
-        for row in range(self.rows):
-            for offset, lanes in self.block.vectors:
-                valid = min(lanes, self.block.stored - offset)
-                for shift, width in pieces(valid, lanes):
-                    at = row * self.block.width + offset + shift
-                    place = column + index(offset + shift)
-                    value = result(load(self.buffer, at, width), place, width)
-                    fusion.finish(value, row_of(row), place, width)
-
-
-def unroll_of(target: Target) -> int:
-    """How many steps of the inner loop are written out."""
-    return 4 if target.arch == "aarch64" else 2
 
 
 def matmul(node: Node, fusion: Fusion, target: Target) -> Lowering:
@@ -161,7 +42,7 @@ def packed_matmul(
     depth, columns = matrix.shape
     items = node.attrs.get("items", 1)
     tiling = Tiling.of(target, rows, columns, padded=True, items=items)
-    weights = prepare(node, target, matrix[None, None, None], tiling.blocks)
+    weights = prepare(node, target, matrix[None, None, None], tiling.blocks, ceil_div(rows, items))
     n_parts, n_blocks = len(tiling.parts), tiling.n_blocks
     blocks_outer = streams_weights(depth * columns, rows * depth, n_parts, n_blocks, target)
 
@@ -175,7 +56,7 @@ def packed_matmul(
         def emit(block: Columns, which: Expr, size: int, start: Expr) -> None:
             column = bind(which * index(tiling.tile.columns))
             origin = bind(start * index(depth))
-            sums = Accumulators(weights.unit, size, block, weights.buffers.get("start"), column)
+            sums = accumulators(weights.unit, size, block, weights.buffers.get("start"), column)
             sums.multiply(
                 weights.depth,
                 weights.buffers["packed"],
@@ -221,7 +102,7 @@ def _batched_matmul(
         def emit(block: Columns, which: Expr, size: int, start: Expr) -> None:
             column = bind(which * index(tiling.tile.columns))
             origin = bind(a_base + start * index(depth))
-            sums = Accumulators(float_unit(target), size, block, None, column)
+            sums = accumulators(float_unit(target), size, block, None, column)
             sums.multiply(
                 depth,
                 b,

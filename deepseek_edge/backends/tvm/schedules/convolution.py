@@ -12,13 +12,17 @@ from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node
 from deepseek_edge.backends.tvm.schedules import contraction, window
+from deepseek_edge.backends.tvm.schedules.accumulators import (
+    Accumulators,
+    accumulators,
+    unroll_of,
+)
 from deepseek_edge.backends.tvm.schedules.blocks import (
     Columns,
     Tiling,
     for_blocks,
     streams_weights,
 )
-from deepseek_edge.backends.tvm.schedules.contraction import Accumulators, unroll_of
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.geometry import Geometry, Span, spans
 from deepseek_edge.backends.tvm.schedules.kernel import (
@@ -75,7 +79,11 @@ class _Direct:
         grouped = self.kernel.reshape(self.groups, self.columns, *self.kernel.shape[1:])
         # (group, kh, kw, in, out): the order in which the inner loops read.
         self.weights = prepare(
-            self.node, self.target, grouped.transpose(0, 3, 4, 2, 1), self.tiling.blocks
+            self.node,
+            self.target,
+            grouped.transpose(0, 3, 4, 2, 1),
+            self.tiling.blocks,
+            shape.out_width,
         )
         n_blocks, self.rows = self.tiling.n_blocks, shape.batch * shape.out_height
         self.blocks_outer = streams_weights(
@@ -112,7 +120,7 @@ class _Direct:
 
     def _tile(self, place: "_Place", span: Span, start: Expr) -> None:
         shape, buffers = self.shape, self.weights.buffers
-        sums = Accumulators(
+        sums = accumulators(
             self.weights.unit, span.width, place.block, buffers.get("start"), place.padded_column
         )
         batch, out_y = shape.split_row(place.row)

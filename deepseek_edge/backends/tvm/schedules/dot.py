@@ -40,6 +40,8 @@ class Unit:
         arrange: weights (..., channel, group) -> the order in which bytes lie.
         lane: (vector of 4 groups, which, lanes) -> as ``broadcast``, where an instruction takes
             one lane of a vector (ARM): a load then serves 4 groups. None elsewhere.
+        paired: an instruction multiplies two rows by two columns (see ``PairedAccumulators``):
+            ``broadcast`` and ``lane`` are unused, ``weights`` are those of 2 columns.
     """
 
     sum_type: str
@@ -50,6 +52,7 @@ class Unit:
     accumulate: Callable[[Expr, Any, Expr, int], Expr]
     arrange: Callable[[Array], Array]
     lane: Callable[[Expr, int, int], Any] | None = None
+    paired: bool = False
 
     @property
     def is_integer(self) -> bool:
@@ -115,6 +118,24 @@ def _sdot(total: Expr, value: Expr, weights: Expr, lanes: int) -> Expr:
 
 DOTPROD = Unit(
     "int32", 4, "int8", _load_four, _four_weights, _sdot, lambda weights: weights, _byte_lane
+)
+
+
+def _smmla(total: Expr, value: Expr, weights: Expr, lanes: int) -> Expr:
+    """2 rows x 8 by 8 x 2 columns, added to a 2x2 block of sums."""
+    del lanes
+    return tirx.call_llvm_pure_intrin(
+        "int32x4", "llvm.aarch64.neon.smmla.v4i32.v16i8", total, value, weights
+    )
+
+
+def _two_columns(buffer: Buffer, address: Expr, lanes: int) -> Expr:
+    del lanes
+    return bind(load(buffer, address, 16))
+
+
+I8MM = Unit(
+    "int32", 8, "int8", _load_four, _two_columns, _smmla, lambda weights: weights, paired=True
 )
 
 
@@ -214,6 +235,17 @@ def integer_unit(target: Target) -> Unit:
     if "avxvnni" in features and target.vector_bits == 256:
         return VNNI
     return MADD
+
+
+def contraction_unit(target: Target, depth: int, rows: int) -> Unit:
+    """As ``integer_unit``, for sums of ``depth`` products at ``rows`` rows or pixels of a line.
+
+    The int8 matrix product does twice the work of a dot product, but in fours of depth that are
+    half empty, or on a single row, half of it is for nothing.
+    """
+    if "i8mm" in target.features and depth > DOTPROD.group and rows > 1:
+        return I8MM
+    return integer_unit(target)
 
 
 # The longest sum whose worst case, 255 * 127 a product, fits int32.

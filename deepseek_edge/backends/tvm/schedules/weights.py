@@ -14,7 +14,7 @@ from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
 from deepseek_edge.backends.tvm.schedules.blocks import Blocks, pack, padded_width
-from deepseek_edge.backends.tvm.schedules.dot import LONGEST_SUM, Unit, float_unit, integer_unit
+from deepseek_edge.backends.tvm.schedules.dot import LONGEST_SUM, Unit, contraction_unit, float_unit
 from deepseek_edge.backends.tvm.schedules.kernel import Buffer, Expr, load, rounded
 from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.target import Target
@@ -22,9 +22,9 @@ from deepseek_edge.target import Target
 INTEGER = ("IntegerConv", "IntegerMatMul")
 
 
-def unit_of(node: Node, target: Target) -> Unit:
-    """The multiply-accumulate unit of a contraction node."""
-    return integer_unit(target) if node.op in INTEGER else float_unit(target)
+def unit_of(node: Node, target: Target, depth: int, rows: int) -> Unit:
+    """The multiply-accumulate unit of a contraction node; see ``contraction_unit``."""
+    return contraction_unit(target, depth, rows) if node.op in INTEGER else float_unit(target)
 
 
 @dataclass
@@ -79,14 +79,16 @@ class Weights:
         return value
 
 
-def prepare(node: Node, target: Target, taps: Array, blocks: Blocks) -> Weights:
+def prepare(node: Node, target: Target, taps: Array, blocks: Blocks, rows: int) -> Weights:
     """Pack the weights of a contraction; ``taps`` are (group, kernel_h, kernel_w, k, columns).
+
+    ``rows`` are those that share a register tile's weights, of one of the batch's items.
 
     Raises:
         UnsupportedError: int32 sums could overflow.
     """
-    unit = unit_of(node, target)
     groups, kernel_h, kernel_w, depth, columns = taps.shape
+    unit = unit_of(node, target, depth, rows)
     depth += -depth % unit.group
     taps = np.pad(taps, [(0, 0)] * 3 + [(0, depth - taps.shape[3]), (0, 0)])
     flat = taps.reshape(groups, kernel_h * kernel_w * depth, columns)

@@ -1,0 +1,273 @@
+"""The register tile of a contraction, which matrix products and convolutions share.
+
+The tile is ``rows x columns`` of accumulators: rows are output pixels (or matrix rows), whose
+inputs are broadcast; columns are output channels in vectors, whose weights were packed so that
+the inner loop reads them in order.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from tvm import tirx
+
+from deepseek_edge.backends.tvm.schedules.blocks import Columns
+from deepseek_edge.backends.tvm.schedules.dot import Unit
+from deepseek_edge.backends.tvm.schedules.fusion import Fusion
+from deepseek_edge.backends.tvm.schedules.kernel import (
+    Buffer,
+    Expr,
+    bind,
+    index,
+    lanes_of,
+    literal,
+    load,
+    local,
+    loop,
+    pieces,
+    store,
+)
+from deepseek_edge.target import Target
+
+
+class Accumulators:
+    """A register tile of rows x block.width sums.
+
+    Args:
+        start: what each channel's sum starts from, at ``start_base``; zeros if None.
+    """
+
+    def __init__(
+        self, unit: Unit, rows: int, block: Columns, start: Buffer | None, start_base: Expr
+    ) -> None:
+        self.unit, self.rows, self.block = unit, rows, block
+        self.buffer = local(unit.sum_type, rows * block.width)
+        for offset, lanes in block.vectors:
+            first = (
+                literal(0, unit.sum_type, lanes)
+                if start is None
+                else bind(load(start, start_base + index(offset), lanes))
+            )
+            for row in range(rows):
+                store(self.buffer, self._at(row, offset), lanes, first)
+
+    def _at(self, row: int, column: int) -> int:
+        """Where a row's sum of a column lies; the columns of a vector lie side by side."""
+        return row * self.block.width + column
+
+    def multiply(
+        self,
+        depth: int,
+        weights: Buffer,
+        weight_base: Expr,
+        weight_stride: int,
+        *,
+        source: Buffer,
+        address: Callable[[int, Expr], Expr],
+        rows: Sequence[int],
+        unroll: int,
+        contiguous: bool = True,
+    ) -> None:
+        """Add ``source[address(row, k)] * weights[weight_base + k * weight_stride ...]`` over k.
+
+        ``depth`` is a multiple of the unit's group; the weights beyond the real depth are zero.
+        ``contiguous``: the inputs of successive k lie side by side.
+        """
+        unit = self.unit
+        groups = depth // unit.group
+        factor = next(f for f in (unroll, 4, 2, 1) if f <= unroll and groups % f == 0)
+        by_lane = unit.lane if contiguous and factor == 4 else None
+        with loop(groups // factor) as outer:
+            first = outer * index(factor * unit.group)
+            blocks = {
+                row: bind(load(source, address(row, first), factor * unit.group))
+                for row in (rows if by_lane else ())
+            }
+            for inner in range(factor):
+                k = first + index(inner * unit.group)
+                base = weight_base + k * index(weight_stride)
+                vectors = [
+                    unit.weights(weights, base + index(offset * unit.group), lanes)
+                    for offset, lanes in self.block.vectors
+                ]
+                for row in rows:
+                    if by_lane:
+                        value = partial(by_lane, blocks[row], inner)
+                    else:
+                        value = partial(unit.broadcast, source, address(row, k))
+                    self._multiply_row(row, value, vectors)
+
+    def _multiply_row(self, row: int, value: Callable[[int], Any], vectors: Sequence[Expr]) -> None:
+        """Add value(lanes) * vectors to a row's sums."""
+        values: dict[int, Any] = {}
+        for (offset, lanes), vector in zip(self.block.vectors, vectors, strict=True):
+            if lanes not in values:
+                values[lanes] = value(lanes)
+            at = self._at(row, offset)
+            total = self.unit.accumulate(load(self.buffer, at, lanes), values[lanes], vector, lanes)
+            store(self.buffer, at, lanes, total)
+
+    def add(self, rows: Sequence[int], table: Buffer, base: Expr) -> None:
+        """Add one vector of the table to the sums of some rows."""
+        for offset, lanes in self.block.vectors if rows else ():
+            vector = bind(load(table, base + index(offset), lanes))
+            for row in rows:
+                at = self._at(row, offset)
+                store(self.buffer, at, lanes, load(self.buffer, at, lanes) + vector)
+
+    def finish(
+        self,
+        fusion: Fusion,
+        row_of: Callable[[int], Expr],
+        column: Expr,
+        result: "Callable[[Expr, Expr, int], Expr]",
+    ) -> None:
+        """Turn sums into results, apply the followers and write the tile.
+
+        ``result`` maps (sum, column, lanes) to the anchor's float result.
+        """
+        for row in range(self.rows):
+            for offset, lanes in self.block.vectors:
+                valid = min(lanes, self.block.stored - offset)
+                for shift, width in pieces(valid, lanes):
+                    at = self._at(row, offset) + shift
+                    place = column + index(offset + shift)
+                    value = result(load(self.buffer, at, width), place, width)
+                    fusion.finish(value, row_of(row), place, width)
+
+
+class PairedAccumulators(Accumulators):
+    """The same for instructions that multiply two rows by two columns, ``unit.group`` deep.
+
+    A register holds a 2x2 block of sums until ``finish`` sorts them into rows. Where one row of
+    a pair isn't there, its inputs are zeros.
+    """
+
+    def __init__(
+        self, unit: Unit, rows: int, block: Columns, start: Buffer | None, start_base: Expr
+    ) -> None:
+        self.unit, self.rows, self.block = unit, rows, block
+        self.buffer = local(unit.sum_type, (rows + rows % 2) * block.width)
+        for place in range(0, (rows + rows % 2) * block.width, 4):
+            store(self.buffer, place, 4, literal(0, unit.sum_type, 4))
+        if start is not None:
+            self.add(range(rows + rows % 2), start, start_base)
+
+    def _at(self, row: int, column: int) -> int:
+        within = column % 4
+        return self._block(row // 2, column - within) + 4 * (row % 2) + within
+
+    def _block(self, pair: int, column: int) -> int:
+        """Where the 2x2 block of a pair of rows and of two columns lies."""
+        return 2 * (pair * self.block.width + column)
+
+    def multiply(
+        self,
+        depth: int,
+        weights: Buffer,
+        weight_base: Expr,
+        weight_stride: int,
+        *,
+        source: Buffer,
+        address: Callable[[int, Expr], Expr],
+        rows: Sequence[int],
+        unroll: int,
+        contiguous: bool = True,
+    ) -> None:
+        """As ``Accumulators.multiply``; the inputs of successive k must be contiguous."""
+        assert contiguous
+        del unroll
+        group = self.unit.group
+
+        def emit(k: Expr, steps: int) -> None:
+            length = steps * group
+            values = {
+                pair: _pairs(
+                    [
+                        bind(load(source, address(row, k), length))
+                        if row in rows
+                        else literal(0, "int8", length)
+                        for row in (2 * pair, 2 * pair + 1)
+                    ],
+                    group,
+                )
+                for pair in _pairs_of(rows)
+            }
+            for step in range(steps):
+                base = weight_base + (k + index(step * group)) * index(weight_stride)
+                for column in range(0, self.block.width, 2):
+                    vector = self.unit.weights(weights, base + index(column * group), 4)
+                    for pair, vectors in values.items():
+                        at = self._block(pair, column)
+                        total = load(self.buffer, at, 4)
+                        total = self.unit.accumulate(total, vectors[step], vector, 4)
+                        store(self.buffer, at, 4, total)
+
+        # A load of each row serves two steps.
+        twice, once_more = divmod(depth // group, 2)
+        if twice:
+            with loop(twice) as i:
+                emit(i * index(2 * group), 2)
+        if once_more:
+            emit(index(2 * twice * group), 1)
+
+    def add(self, rows: Sequence[int], table: Buffer, base: Expr) -> None:
+        """As ``Accumulators.add``."""
+        nothing = literal(0, self.unit.sum_type, 4)
+        for offset, lanes in self.block.vectors if rows else ():
+            vector = bind(load(table, base + index(offset), lanes))
+            for pair in _pairs_of(rows):
+                for half in (0, 2):
+                    places = [
+                        place
+                        for row in (2 * pair, 2 * pair + 1)
+                        for place in ([half, half + 1] if row in rows else [4, 5])
+                    ]
+                    at = self._block(pair, offset + half)
+                    both = _select([vector, nothing], places)
+                    store(self.buffer, at, 4, load(self.buffer, at, 4) + both)
+
+    def finish(
+        self,
+        fusion: Fusion,
+        row_of: Callable[[int], Expr],
+        column: Expr,
+        result: "Callable[[Expr, Expr, int], Expr]",
+    ) -> None:
+        """As ``Accumulators.finish``."""
+        for pair in _pairs_of(range(self.rows)):
+            for offset, _ in self.block.vectors:
+                at = self._block(pair, offset)
+                blocks = [bind(load(self.buffer, at + 4 * half, 4)) for half in range(2)]
+                store(self.buffer, at, 4, _select(blocks, [0, 1, 4, 5]))
+                store(self.buffer, at + 4, 4, _select(blocks, [2, 3, 6, 7]))
+        super().finish(fusion, row_of, column, result)
+
+
+def _pairs_of(rows: Sequence[int]) -> list[int]:
+    return sorted({row // 2 for row in rows})
+
+
+def _pairs(rows: Sequence[Expr], group: int) -> list[Expr]:
+    """For each step of two rows' inputs: ``group`` of the first, then of the second."""
+    length = lanes_of(rows[0])
+    steps = [range(first, first + group) for first in range(0, length, group)]
+    return [bind(_select(rows, [*step, *(length + k for k in step)])) for step in steps]
+
+
+def _select(vectors: Sequence[Expr], places: Sequence[int]) -> Expr:
+    """Lanes of several vectors, counted through."""
+    return tirx.Shuffle(list(vectors), [tirx.const(place, "int32") for place in places])
+
+
+def accumulators(
+    unit: Unit, rows: int, block: Columns, start: Buffer | None, start_base: Expr
+) -> Accumulators:
+    """The register tile as ``unit`` needs it; arguments as of ``Accumulators``."""
+    kind = PairedAccumulators if unit.paired else Accumulators
+    return kind(unit, rows, block, start, start_base)
+
+
+def unroll_of(target: Target) -> int:
+    """How many steps of the inner loop are written out."""
+    return 4 if target.arch == "aarch64" else 2
