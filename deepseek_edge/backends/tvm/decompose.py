@@ -285,6 +285,33 @@ def conv_transpose(graph: Graph, node: Node) -> list[Node] | None:
     return write.done(write.reshape(value, out.shape))
 
 
+def strided_pointwise(graph: Graph, node: Node) -> list[Node] | None:
+    """A 1x1 convolution with strides -> Slice of the pixels it reads, and one without.
+
+    That is a matrix product over all pixels, which reads each weight once for many of them.
+    """
+    del graph
+    strides = node.attrs.get("strides") or []
+    if node.op not in ("Conv", "IntegerConv") or node.attrs.get("group", 1) != 1:
+        return None
+    if set(node.value(1).shape[2:]) != {1} or any(node.attrs["pads"]) or max(strides, default=1) == 1:
+        return None
+    x, spatial = node.value(0), node.output.shape[2:]
+    axes = tuple(range(2, len(x.shape)))
+    write = Writer(node)
+    pixels = write.add(
+        "Slice",
+        [x],
+        (*x.shape[:2], *spatial),
+        axes=axes,
+        starts=(0,) * len(axes),
+        steps=tuple(strides),
+    )
+    attrs = {**node.attrs, "strides": [1] * len(strides)}
+    dense = Node(node.op, [pixels, *node.inputs[1:]], [node.output], attrs, node.source)
+    return [*write.nodes, dense]
+
+
 def _transposed_begins(node: Node, strides: list[int], dilations: list[int]) -> list[int]:
     """What is cut off before the first output, along each axis."""
     auto = node.attrs.get("auto_pad", "NOTSET")

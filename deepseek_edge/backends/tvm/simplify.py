@@ -313,6 +313,7 @@ RULES: list[Rule] = [
     explicit_pads,
     fold_padding,
     batch_norm,
+    decompose.strided_pointwise,
     gemm,
     recurrent.recurrent,
     einsum.einsum,

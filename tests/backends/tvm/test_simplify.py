@@ -56,6 +56,16 @@ def test_batch_norm_disappears_into_the_convolution() -> None:
     assert ops(cases) == ["Conv"]
 
 
+def test_a_strided_pointwise_convolution_takes_its_pixels_first() -> None:
+    cases = Cases()
+    weights = Const(np.ones((3, 2, 1, 1), np.float32))
+    cases.add("Conv", X, weights, strides=[2, 1])
+    assert ops(cases) == ["Slice", "Conv"]
+    pixels = only(cases, "Slice")
+    assert pixels.output.shape == (1, 2, 2, 4)
+    assert only(cases, "Conv").attrs["strides"] == [1, 1]
+
+
 def test_batch_norm_stays_where_the_convolution_is_read_twice() -> None:
     cases = Cases()
     y = cases.add("Conv", X, Const(np.ones((2, 2, 1, 1), np.float32)))
