@@ -291,10 +291,11 @@ def strided_pointwise(graph: Graph, node: Node) -> list[Node] | None:
     That is a matrix product over all pixels, which reads each weight once for many of them.
     """
     del graph
-    strides = node.attrs.get("strides") or []
     if node.op not in ("Conv", "IntegerConv") or node.attrs.get("group", 1) != 1:
         return None
-    if set(node.value(1).shape[2:]) != {1} or any(node.attrs["pads"]) or max(strides, default=1) == 1:
+    strides = node.attrs.get("strides") or [1]
+    is_pointwise = set(node.value(1).shape[2:]) == {1} and not any(node.attrs["pads"])
+    if not is_pointwise or max(strides) == 1:
         return None
     x, spatial = node.value(0), node.output.shape[2:]
     axes = tuple(range(2, len(x.shape)))
