@@ -184,7 +184,10 @@ class _Placer:
         return any(self.chain[id(n)] != chain for n, _ in self.index.consumers.get(name, []))
 
     def _is_feature(self, name: str) -> bool:
-        """True for feature maps: rank 4, made by a spatial operator, more than one pixel."""
+        """True for feature maps: rank 4, made by a spatial operator, more than one pixel.
+
+        What a layer computes that was kept float is read as it is.
+        """
         if name not in self.features:
             self.features[name] = self._find_feature(name)
         return self.features[name]
@@ -195,7 +198,7 @@ class _Placer:
         if maker is None or len(shape) != 4 or shape[2] * shape[3] == 1:
             return False
         if maker.op_type in _SPATIAL:
-            return True
+            return maker.name not in self.excluded
         if maker.op_type in ELEMENTWISE or maker.op_type in _KEEPS_FEATURES:
             return any(
                 self._is_feature(source)

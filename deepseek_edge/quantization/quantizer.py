@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from deepseek_edge.artifacts import KeptFloat
@@ -18,7 +18,12 @@ from deepseek_edge.quantization.graph import GraphIndex, set_initializer
 from deepseek_edge.quantization.insert import insert
 from deepseek_edge.quantization.placement import place
 from deepseek_edge.quantization.prepare import prepare
-from deepseek_edge.quantization.reconstruct import quantize_plainly, reconstruct
+from deepseek_edge.quantization.reconstruct import (
+    Reconstruction,
+    bias_of,
+    quantize_plainly,
+    reconstruct,
+)
 from deepseek_edge.quantization.sensitivity import (
     choose_float,
     layer_macs,
@@ -51,12 +56,53 @@ class QuantizedModel:
         table: the ranges of the float model's activations, before equalization.
         layers: names of Conv, Gemm and MatMul nodes that compute on integers.
         kept_float: the others, with the reason.
+        parts: what ``model`` was written from.
     """
 
     model: onnx.ModelProto
     table: CalibrationTable
     layers: tuple[str, ...]
     kept_float: tuple[KeptFloat, ...]
+    parts: Parts
+
+    def keep_float(self, reasons: Mapping[str, str]) -> QuantizedModel:
+        """The same with some more layers in float; the others keep their integers.
+
+        Args:
+            reasons: by the layer's name; of a layer that is float already, the first one stays.
+        """
+        parts = replace(self.parts, excluded={**reasons, **self.parts.excluded})
+        return _write(parts, self.table)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a Q/DQ graph is written from.
+
+    Attributes:
+        model: prepared and equalized, float.
+        activations: of every tensor that can be quantized.
+        rounded: of every layer that can compute on integers.
+        excluded: layers that stay float although they could, with the reason.
+    """
+
+    model: onnx.ModelProto
+    activations: Mapping[str, Affine]
+    rounded: Reconstruction
+    excluded: Mapping[str, str]
+
+
+def _write(parts: Parts, table: CalibrationTable) -> QuantizedModel:
+    index = GraphIndex(parts.model)
+    placement = place(index, parts.excluded)
+    nodes = {node.name: node for node in index.nodes}
+    weights = {name: parts.rounded.weights[name] for name in placement.layers}
+    quantized = insert(parts.model, placement, parts.activations, weights)
+    for layer in placement.layers:
+        bias = bias_of(index, nodes[layer])
+        if bias is not None and bias in parts.rounded.biases:
+            set_initializer(quantized, bias, parts.rounded.biases[bias])
+    return QuantizedModel(quantized, table, placement.layers, placement.kept_float, parts)
 
 
 def _silent(*_: object) -> None:
@@ -116,6 +162,7 @@ class Quantizer:
         self._model = prepare(model)
         self._table: CalibrationTable | None = None
         self._samples: list[Sample] | None = None
+        self._is_given = False
 
     def calibrate(self, data: Dataset | Sequence[Sample], *, limit: int | None = None) -> Quantizer:
         """Take the activations' ranges from data, which rounding then uses too.
@@ -145,7 +192,7 @@ class Quantizer:
                 for name, (low, high) in ranges.items()
             },
         )
-        self._samples = samples
+        self._samples, self._is_given = samples, False
         return self
 
     def _ranges(
@@ -162,12 +209,29 @@ class Quantizer:
         )
         return share_ranges(ranges, placement.shared)
 
-    def use_table(self, table: CalibrationTable) -> Quantizer:
-        """Take the activations' ranges from a table of this graph; weights round without data.
+    def use_table(
+        self,
+        table: CalibrationTable,
+        data: Dataset | Sequence[Sample] | None = None,
+        *,
+        limit: int | None = None,
+    ) -> Quantizer:
+        """Take the activations' ranges from a table of this graph.
+
+        Channels aren't equalized then, since that would change the ranges.
+
+        Args:
+            table: of this graph.
+            data: for compensated rounding and bias correction; None: weights round to nearest,
+                and biases stay.
+            limit: how many samples of it at most.
+
+        Returns:
+            This quantizer.
 
         Raises:
             UsageError: the table belongs to another graph, or its zero points don't suit the
-                config.
+                config; or, as InputError: the data can't serve. The quantizer is as it was.
         """
         check_table(table, self.graph_sha256, place(GraphIndex(self._model)).tensors)
         if self.config.is_symmetric and not table.is_symmetric:
@@ -175,7 +239,10 @@ class Quantizer:
                 "the calibration table has zero points, a symmetric scheme has none",
                 hint="calibrate with the symmetric scheme",
             )
-        self._table, self._samples = table, None
+        samples = None if data is None else load_samples(self._model, data, limit)
+        if samples is not None:
+            check_samples(self._model, samples)
+        self._table, self._samples, self._is_given = table, samples, True
         return self
 
     @property
@@ -200,7 +267,7 @@ class Quantizer:
         """
         table, model, samples = self.table, self._model, self._samples
         activations = table.affines
-        if samples is not None and self.config.equalization:
+        if samples is not None and self.config.equalization and not self._is_given:
             model = equalize(model, channel_factors(model, samples))
             ranges = self._ranges(model, samples, "equalize")
             activations = affines(ranges, symmetric=self.config.is_symmetric)
@@ -217,10 +284,7 @@ class Quantizer:
                 rounding=self.config.rounding,
                 progress=lambda done, total: self._progress("quantize", done, total),
             )
-        quantized = insert(model, placement, activations, result.weights)
-        for name, value in result.biases.items():
-            set_initializer(quantized, name, value)
-        return QuantizedModel(quantized, table, placement.layers, placement.kept_float)
+        return _write(Parts(model, activations, result, excluded), table)
 
     def _find_costly(
         self,

@@ -67,6 +67,22 @@ def test_compensated_rounding_and_corrected_biases_beat_nearest_without_data() -
     assert sqnr_db(graph, quantizer.quantize().model) > sqnr_db(graph, plain)
 
 
+def test_a_table_beside_data_gives_its_ranges_and_the_data_the_rounding() -> None:
+    graph = residual()
+    table = Quantizer(graph).calibrate(samples(16, seed=3)).table
+    plain = Quantizer(graph).use_table(table).quantize()
+    rounded = Quantizer(graph).use_table(table, samples(16)).quantize()
+    assert rounded.table == plain.table == table
+    assert rounded.parts.activations == plain.parts.activations == table.affines
+    assert sqnr_db(graph, rounded.model) > sqnr_db(graph, plain.model)
+
+
+def test_a_table_beside_data_that_cannot_serve_is_refused() -> None:
+    quantizer = Quantizer(residual()).calibrate(samples(8))
+    with pytest.raises(InputError, match="everywhere"):
+        quantizer.use_table(quantizer.table, [{"x": np.ones((1, 3, 12, 12), np.float32)}] * 8)
+
+
 def test_a_relu_loses_no_integers_to_negative_values() -> None:
     table = Quantizer(residual()).calibrate(samples(8)).table
     assert table.tensors["a_relu"].zero_point == -128
@@ -207,3 +223,28 @@ def test_a_config_that_cannot_be_meant_is_refused(
 ) -> None:
     with pytest.raises(error):
         QuantConfig(**config)
+
+
+def test_layers_kept_float_later_leave_the_others_their_integers() -> None:
+    quantized = Quantizer(residual()).calibrate(samples(16)).quantize()
+    mixed = quantized.keep_float({"b_node": "float is faster"})
+    assert [(one.name, one.reason) for one in mixed.kept_float] == [("b_node", "float is faster")]
+    assert mixed.layers == tuple(name for name in quantized.layers if name != "b_node")
+    before, after = (
+        {t.name: numpy_helper.to_array(t) for t in one.model.graph.initializer}
+        for one in (quantized, mixed)
+    )
+    assert "b_node/weights/quantized" not in after
+    for layer in mixed.layers:
+        name = f"{layer}/weights/quantized"
+        np.testing.assert_array_equal(after[name], before[name])
+    float_parts = {t.name: t for t in quantized.parts.model.graph.initializer}
+    np.testing.assert_array_equal(after["b_b"], numpy_helper.to_array(float_parts["b_b"]))
+    assert sqnr_db(residual(), mixed.model) > sqnr_db(residual(), quantized.model) - 1
+
+
+def test_all_layers_kept_float_are_the_float_graph() -> None:
+    quantized = Quantizer(residual()).calibrate(samples(16)).quantize()
+    float_again = quantized.keep_float(dict.fromkeys(quantized.layers, "asked"))
+    assert float_again.layers == ()
+    assert sqnr_db(residual(), float_again.model) > 100
