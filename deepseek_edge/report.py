@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepseek_edge.artifacts import Accuracy, ParityFloat, ParityGraph, Program
+from deepseek_edge.artifacts import Accuracy, LayerError, ParityFloat, ParityGraph, Program
 
 SCHEMA = 1
 
@@ -24,12 +24,14 @@ class ProgramReport:
 
     Attributes:
         verified: "host", "qemu", "gpu:NAME", or None: it was run nowhere.
+        layer_errors: of the layers that this compile quantized, in the graph's order.
     """
 
     program: Program
     verified: str | None
     parity_graph: ParityGraph | None
     parity_float: ParityFloat | None
+    layer_errors: tuple[LayerError, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ def _program_object(report: ProgramReport) -> Json:
         "parity_graph": _object(report.parity_graph),
         "parity_float": _object(report.parity_float),
         "layers": dataclasses.asdict(program.layers),
+        "layer_errors": [dataclasses.asdict(error) for error in report.layer_errors],
     }
 
 

@@ -2,7 +2,7 @@ import json
 import math
 from pathlib import Path
 
-from deepseek_edge.artifacts import Accuracy, Layers, ParityFloat, ParityGraph, Program
+from deepseek_edge.artifacts import Accuracy, LayerError, Layers, ParityFloat, ParityGraph, Program
 from deepseek_edge.report import (
     CompileReport,
     Latency,
@@ -35,6 +35,7 @@ def compile_report(*, verified: str | None = "host", sqnr_db: float = 90.0) -> C
         verified=verified,
         parity_graph=ParityGraph(3, None, 1e-6, 1.0) if ran else None,
         parity_float=ParityFloat(3, 1.0, sqnr_db, None) if ran else None,
+        layer_errors=(LayerError("/fc/Gemm", 20.0, math.inf),),
     )
     accuracy = Accuracy("top1", 20, 90.0, 85.0, 5.0, 14.9) if ran else None
     return CompileReport(
@@ -59,9 +60,12 @@ def test_compile_has_the_keys_that_scripts_rely_on() -> None:
     ]  # fmt: skip
     (program,) = found["programs"]
     assert keys(program) == [
-        "arena_bytes", "backend", "code_bytes", "id", "layers", "parity_float", "parity_graph",
-        "precision", "size_bytes", "verified", "weights_bytes",
+        "arena_bytes", "backend", "code_bytes", "id", "layer_errors", "layers", "parity_float",
+        "parity_graph", "precision", "size_bytes", "verified", "weights_bytes",
     ]  # fmt: skip
+    assert program["layer_errors"] == [
+        {"name": "/fc/Gemm", "sqnr_db": 20.0, "added_sqnr_db": None},
+    ]
     assert keys(program["parity_graph"]) == ["max_abs", "max_steps", "samples", "within"]
     assert keys(program["parity_float"]) == ["cosine", "samples", "sqnr_db", "top1_agreement"]
     assert keys(program["layers"]) == [

@@ -12,6 +12,7 @@ from deepseek_edge.cli.output import (
     narration,
     print_json,
     print_lines,
+    warnings_told,
 )
 from deepseek_edge.errors import UsageError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from deepseek_edge.report import CompileReport, ProfileReport, ProgramReport
 
 Precision = Literal["auto", "float32", "float16", "int8", "w4a16"]
+Observer = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
 
 
 ModelArgument = Annotated[
@@ -49,6 +51,17 @@ CalibOption = Annotated[
 ]
 SamplesOption = Annotated[
     int | None, typer.Option(metavar="N", help="How many calibration samples at most.")
+]
+ObserverOption = Annotated[
+    Observer, typer.Option(help="How int8's ranges are taken from the data's values.")
+]
+FloatBudgetOption = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Of the multiply-accumulates, 0 to 1: the layers that cost most accuracy, up to this "
+        "share, stay float.",
+    ),
 ]
 PreprocessOption = Annotated[
     str | None,
@@ -97,6 +110,8 @@ def compile_command(
     calib: CalibOption = None,
     samples: SamplesOption = None,
     preprocess: PreprocessOption = None,
+    observer: ObserverOption = "minmax",
+    float_budget: FloatBudgetOption = 0.0,
     eval: EvalOption = None,
     metric: MetricOption = None,
     max_drop: MaxDropOption = None,
@@ -107,8 +122,9 @@ def compile_command(
     format: FormatOption = "readable",
 ) -> None:
     """Compile a model, run what was made, compare it with its graph, and pack it."""
-    with narration() as narrator:
+    with narration() as narrator, warnings_told(narrator):
         from deepseek_edge.pipeline import CompileRequest, compile_model
+        from deepseek_edge.quantization import QuantConfig
 
         request = CompileRequest(
             model=model,
@@ -119,6 +135,7 @@ def compile_command(
             calibration=calib,
             samples=samples,
             preprocess=preprocess,
+            quantization=QuantConfig(observer=observer, float_budget=float_budget),
             evaluation=eval,
             metric=metric,
             max_drop_pp=max_drop,

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -92,3 +93,15 @@ def narration() -> Iterator[Narrator]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield Narrator(progress)
+
+
+@contextmanager
+def warnings_told(narrator: Narrator) -> Iterator[None]:
+    """Narrate warnings, one line each, instead of Python's two lines of them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for warning in caught:
+                narrator.say(f"warning: {one_line(str(warning.message))}")

@@ -1,8 +1,5 @@
 """``deepseek-edge calibrate`` and ``quantize``: ranges from data, and a Q/DQ graph from ranges."""
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +7,9 @@ import typer
 
 from deepseek_edge.cli.compile import (
     CalibOption,
+    FloatBudgetOption,
     ModelArgument,
+    ObserverOption,
     PreprocessOption,
     SamplesOption,
     ShapeOption,
@@ -23,17 +22,17 @@ from deepseek_edge.cli.output import (
     narration,
     print_json,
     print_lines,
+    warnings_told,
 )
 from deepseek_edge.errors import UsageError
 
 if TYPE_CHECKING:
+    from deepseek_edge.datasets import Dataset
     from deepseek_edge.quantization import QuantConfig, Quantizer
 
-Observer = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
 Scheme = Literal["symmetric", "asymmetric"]
 Rounding = Literal["nearest", "gptq"]
 
-ObserverOption = Annotated[Observer, typer.Option(help="How ranges are taken from values.")]
 SchemeOption = Annotated[
     Scheme,
     typer.Option(help="symmetric: zero points are 0, as TensorRT asks for."),
@@ -41,6 +40,10 @@ SchemeOption = Annotated[
 RoundingOption = Annotated[
     Rounding, typer.Option(help="Of weights; gptq makes up for errors and needs --calib.")
 ]
+NO_DATA = (
+    "note: a table has ranges only, so weights round to nearest and biases stay uncorrected; "
+    "--calib SOURCE beside --table makes up for rounding errors"
+)
 OutputOption = Annotated[Path, typer.Option("-o", "--output", metavar="FILE")]
 
 
@@ -62,7 +65,7 @@ def calibrate_command(
 
         config = QuantConfig(quant_scheme=scheme, observer=observer)
         quantizer = prepare_quantizer(model, shape, config, narrator)
-        calibrate(quantizer, calib, samples, preprocess)
+        quantizer.calibrate(calibration_data(calib, preprocess), limit=samples)
         write_table(output, quantizer.table)
     table = quantizer.table
     result = {
@@ -95,24 +98,32 @@ def quantize_command(
     observer: ObserverOption = "minmax",
     scheme: SchemeOption = "asymmetric",
     rounding: RoundingOption = "gptq",
+    float_budget: FloatBudgetOption = 0.0,
     format: FormatOption = "readable",
 ) -> None:
     """Write a model's Q/DQ graph: int8 activations and weights, as ONNX."""
     with narration() as narrator, warnings_told(narrator):
-        if (table is None) == (calib is None):
+        if table is None and calib is None:
             raise UsageError(
-                "ranges come from data or from a table",
-                hint="give either --calib SOURCE or --table TABLE.json",
+                "INT8 needs the ranges of real activations",
+                hint="give --calib SOURCE, --table TABLE.json, or both",
             )
+        if calib is None and float_budget:
+            raise UsageError("which layers cost accuracy shows on data", hint="add --calib SOURCE")
         from deepseek_edge.files import write_atomic
         from deepseek_edge.quantization import QuantConfig, read_table
 
-        config = QuantConfig(quant_scheme=scheme, observer=observer, rounding=rounding)
+        config = QuantConfig(
+            quant_scheme=scheme, observer=observer, rounding=rounding, float_budget=float_budget
+        )
         quantizer = prepare_quantizer(model, shape, config, narrator)
+        data = None if calib is None else calibration_data(calib, preprocess)
         if table is not None:
-            quantizer.use_table(read_table(table))
-        elif calib is not None:
-            calibrate(quantizer, calib, samples, preprocess)
+            quantizer.use_table(read_table(table), data, limit=samples)
+        elif data is not None:
+            quantizer.calibrate(data, limit=samples)
+        if data is None:
+            narrator.say(NO_DATA)
         quantized = quantizer.quantize()
         data: bytes = quantized.model.SerializeToString(deterministic=True)
         write_atomic(output, data)
@@ -142,31 +153,19 @@ def prepare_quantizer(
     return Quantizer(fix_shapes(load_model(model), shapes), config, progress=narrator.advance)
 
 
-def calibrate(
-    quantizer: "Quantizer", calib: str, samples: int | None, preprocess: str | None
-) -> None:
-    """Calibrate on what the options name.
+def calibration_data(calib: str, preprocess: str | None) -> "Dataset":
+    """The data set that the options name.
 
     Raises:
-        UsageError: the data set is for evaluation, or doesn't fit.
-        InputError: its samples can't serve.
+        UsageError: it is for evaluation, or not to be found.
+        InputError: it holds no samples.
     """
     from deepseek_edge.datasets import load_dataset
 
     dataset = load_dataset(calib, preprocess=preprocess)
     if dataset.split == "evaluation":
         raise UsageError(f"{dataset.id} is for evaluation", hint="give another data set to --calib")
-    quantizer.calibrate(dataset, limit=samples)
-
-
-@contextlib.contextmanager
-def warnings_told(narrator: Narrator) -> Iterator[None]:
-    """Narrate warnings instead of Python's two lines of them."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    for warning in caught:
-        narrator.say(f"warning: {warning.message}")
+    return dataset
 
 
 def show(result: dict[str, Any], format: str, *lines: str) -> None:

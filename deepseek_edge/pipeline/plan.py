@@ -10,6 +10,7 @@ import onnx
 from deepseek_edge.capabilities import check_compiler, check_plots, emulation_hint
 from deepseek_edge.errors import OutputError, UnsupportedError, UsageError
 from deepseek_edge.pipeline.placement import Place, choose_place
+from deepseek_edge.quantization import QuantConfig
 from deepseek_edge.target import Target, load_target
 
 PRECISIONS = ("auto", "float32", "float16", "int8", "w4a16")
@@ -29,6 +30,7 @@ class CompileRequest:
         batches: an entry each; the entries share the weights.
         calibration: a data set's id or path, for int8.
         samples: how many of it at most.
+        quantization: how; the scheme of activations is the target's.
         preprocess: of a folder of images: id of a description whose preprocessing is meant.
         evaluation: a data set's id or path; None: accuracy isn't measured.
         metric: the data set's own if None.
@@ -46,6 +48,7 @@ class CompileRequest:
     batches: tuple[int, ...] = (1,)
     calibration: str | None = None
     samples: int | None = None
+    quantization: QuantConfig = field(default_factory=QuantConfig)
     preprocess: str | None = None
     evaluation: str | None = None
     metric: str | None = None
@@ -166,6 +169,8 @@ def _check_options(request: CompileRequest) -> None:
         raise UsageError("a batch size is given twice", hint="--batch 1,4")
     if request.calibration is not None and request.precision != "int8":
         raise UsageError("calibration data is for INT8", hint="add --precision int8")
+    if request.calibration is None and request.quantization != QuantConfig():
+        raise UsageError("options of quantization need data", hint="add --calib SOURCE")
     if request.samples is not None and request.samples < 1:
         raise UsageError("at least one sample is needed", hint="leave --samples out for all")
     if request.evaluation is None and (request.metric or request.max_drop_pp is not None):

@@ -14,10 +14,16 @@ from deepseek_edge.pipeline.placement import Place, open_program
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
 from deepseek_edge.quantization import QuantConfig, Quantizer
 from deepseek_edge.quantization.config import Scheme
-from deepseek_edge.quantization.quantizer import load_samples
+from deepseek_edge.quantization.layer_errors import layer_errors
+from deepseek_edge.quantization.quantizer import QuantizedModel, load_samples
 from deepseek_edge.target import Target
 
 Progress = Callable[[str, int, int], None]
+
+
+def _silent(*_: object) -> None:
+    pass
+
 
 # Rounding keeps every live tensor of every sample in memory; more than this changes little.
 DEFAULT_SAMPLES = 128
@@ -31,14 +37,16 @@ class Calibration:
 
     Attributes:
         samples: in memory, with a batch of 1.
+        config: its scheme is the target's.
     """
 
     model: onnx.ModelProto
     dataset: Dataset
     samples: Sequence[Tensors]
-    _graphs: dict[str, onnx.ModelProto] = field(default_factory=dict, repr=False, compare=False)
+    config: QuantConfig = field(default_factory=QuantConfig)
+    _graphs: dict[str, QuantizedModel] = field(default_factory=dict, repr=False, compare=False)
 
-    def graph_for(self, target: Target, progress: Progress) -> onnx.ModelProto:
+    def quantized_for(self, target: Target, progress: Progress = _silent) -> QuantizedModel:
         """The Q/DQ graph for a target; targets that allow the same zero points share one.
 
         Raises:
@@ -47,10 +55,10 @@ class Calibration:
         """
         scheme: Scheme = "asymmetric" if target.qdq.zero_point else "symmetric"
         if scheme not in self._graphs:
-            config = QuantConfig(quant_scheme=scheme)
+            config = replace(self.config, quant_scheme=scheme)
             quantizer = Quantizer(self.model, config, progress=progress)
             data = list(self.samples)
-            self._graphs[scheme] = quantizer.calibrate(data).quantize().model
+            self._graphs[scheme] = quantizer.calibrate(data).quantize()
         return self._graphs[scheme]
 
 
@@ -96,7 +104,7 @@ def prepare_calibration(
     if evaluation is not None:
         check_disjoint(dataset, evaluation.dataset)
     samples = load_samples(model, dataset, request.samples or DEFAULT_SAMPLES)
-    return Calibration(model, dataset, samples)
+    return Calibration(model, dataset, samples, request.quantization)
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
@@ -119,10 +127,10 @@ class Origin:
     calibration: Calibration | None
 
     def graph_for(self, target: Target, progress: Progress) -> onnx.ModelProto:
-        """The graph to compile; raises what :meth:`Calibration.graph_for` raises."""
+        """The graph to compile; raises what :meth:`Calibration.quantized_for` raises."""
         if self.calibration is None:
             return self.model
-        return self.calibration.graph_for(target, progress)
+        return self.calibration.quantized_for(target, progress).model
 
 
 def check_against_origin(
@@ -144,6 +152,9 @@ def check_against_origin(
     if calibration is None:
         return check_program(program, one, graph, origin.reference, narrate)
     checked = check_program(program, one, graph, Reference(graph), narrate)
+    quantized = calibration.quantized_for(one.target)
+    errors = layer_errors(quantized, calibration.samples)
+    checked = replace(checked, report=replace(checked.report, layer_errors=errors))
     shapes = {spec.name: spec.shape for spec in program.entries[0].inputs}
     fits = all(value.shape == shapes[name] for name, value in calibration.samples[0].items())
     if one.place is None or not fits:

@@ -5,9 +5,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from deepseek_edge.artifacts import Accuracy, Step
+from deepseek_edge.artifacts import Accuracy, LayerError, Step
 from deepseek_edge.profiling.plots import (
     plot_latency,
+    plot_layer_errors,
     plot_layer_macs,
     plot_layer_times,
     plot_roofline,
@@ -86,7 +87,23 @@ def _compiled(report: CompileReport, checked: ProgramReport) -> str:
             [[str(layers.total), str(layers.int8), str(layers.float16), str(layers.float32)]],
         ),
     ]
+    if checked.layer_errors:
+        parts += ["<h3>Where does the error enter?</h3>", _errors(checked.layer_errors)]
     return "".join(parts)
+
+
+def _errors(errors: Sequence[LayerError]) -> str:
+    worst = sorted(errors, key=lambda error: error.added_sqnr_db)
+    rows = [[html.escape(e.name), _decibel(e.added_sqnr_db), _decibel(e.sqnr_db)] for e in worst]
+    table = _table(["layer", "added here, SQNR", "with all before it, SQNR"], rows)
+    return (
+        "<p>Each layer's output against the float model's on calibration samples, as signal to "
+        "noise: less is worse, and 6 dB are a factor of two. The points below the line are what "
+        "the layer adds by itself, its inputs being exact; the line is what reaches its output "
+        "in all. A line that falls where no point is low carries errors of earlier layers.</p>"
+        f"{_figure(plot_layer_errors(errors))}"
+        f"<details><summary>All {len(rows)} layers, worst first</summary>{table}</details>"
+    )
 
 
 def _parity(checked: ProgramReport) -> str:

@@ -5,11 +5,12 @@ a light and a dark page.
 """
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deepseek_edge.artifacts import Step
+from deepseek_edge.artifacts import LayerError, Step
 from deepseek_edge.errors import MissingToolError
 from deepseek_edge.profiling.roofline import attainable_flop_s, intensity
 from deepseek_edge.report import LayerTime, Roof
@@ -28,6 +29,7 @@ _COLOURS = {
 }
 _INK, _MUTED, _LINE, _SERIES_1, _SERIES_2, _SERIES_3 = _COLOURS
 _MOST_BARS = 24
+_MOST_NAMES = 3
 
 
 def plot_sizes(code_bytes: int, weights_bytes: int, other_bytes: int) -> str:
@@ -116,6 +118,24 @@ def plot_latency(samples_ms: Sequence[float]) -> str:
     axes.set_xlabel("ms a call")
     axes.set_ylabel("calls")
     return _svg(figure, "latency", f"Distribution of {len(samples_ms)} measured calls")
+
+
+def plot_layer_errors(errors: Sequence[LayerError]) -> str:
+    """Signal to noise along the graph: in all, and what each layer adds."""
+    figure, axes = _figure(7.0, 3.4)
+    shown = [error for error in errors if math.isfinite(error.sqnr_db + error.added_sqnr_db)]
+    places = range(1, len(shown) + 1)
+    added = [error.added_sqnr_db for error in shown]
+    axes.plot(places, [error.sqnr_db for error in shown], color=_SERIES_1, label="in all")
+    axes.scatter(places, added, s=16, color=_SERIES_2, linewidths=0, label="added by the layer")
+    for place in sorted(range(len(shown)), key=added.__getitem__)[:_MOST_NAMES]:
+        name = _short(shown[place].name, 28)
+        at = (place + 1, added[place])
+        axes.annotate(name, at, (0, 5), textcoords="offset points", fontsize=7, color=_INK)
+    axes.set_xlabel("layer, in the graph's order")
+    axes.set_ylabel("SQNR, dB")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, labelcolor=_INK)
+    return _svg(figure, "layer-errors", f"Signal to noise at the output of {len(shown)} layers")
 
 
 def _bars(names: Sequence[str], values: Sequence[float], unit: str, salt: str) -> str:

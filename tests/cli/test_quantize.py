@@ -45,6 +45,23 @@ def test_json_is_one_object(folder: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_table_without_data_says_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", "m.onnx", "--calib", "data.npz", "-o", "t.json"]) == 0
+    for more, is_told in (([], True), (["--calib", "data.npz"], False)):
+        capsys.readouterr()
+        assert main(["quantize", "m.onnx", "--table", "t.json", *more, "-o", "q.onnx"]) == 0
+        assert ("weights round to nearest" in capsys.readouterr().err) == is_told
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_budget_keeps_layers_float_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["m.onnx", "--calib", "data.npz", "--observer", "percentile"]
+    assert main(["quantize", *arguments, "--float-budget", "0.01", "-o", "q.onnx"]) == 0
+    out = capsys.readouterr().out
+    assert "3 layers int8" in out and "y_node: float, int8 in this layer alone leaves" in out
+
+
+@pytest.mark.usefixtures("folder")
 def test_few_samples_are_narrated(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", "m.onnx", "--calib", "few.npz", "-o", "t.json"]) == 0
     assert "warning: calibrated on 3 samples only" in capsys.readouterr().err
@@ -54,10 +71,14 @@ def test_few_samples_are_narrated(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["quantize", "m.onnx", "-o", "q.onnx"], "ranges come from data or from a table"),
+        (["quantize", "m.onnx", "-o", "q.onnx"], "INT8 needs the ranges of real activations"),
         (
-            ["quantize", "m.onnx", "--table", "a", "--calib", "data.npz", "-o", "q.onnx"],
-            "ranges come from data or from a table",
+            ["quantize", "m.onnx", "--table", "a", "--float-budget", "0.1", "-o", "q.onnx"],
+            "which layers cost accuracy shows on data",
+        ),
+        (
+            ["quantize", "m.onnx", "--calib", "data.npz", "--float-budget", "2", "-o", "q.onnx"],
+            "a budget of 2.0 can't be meant",
         ),
         (["quantize", "m.onnx", "--table", "no.json", "-o", "q.onnx"], "no.json is no calibration"),
         (

@@ -10,7 +10,7 @@ from deepseek_edge.export import fix_shapes
 from deepseek_edge.pipeline import CompileRequest, compile_model
 from deepseek_edge.pipeline.plan import model_name
 from deepseek_edge.pipeline.quantizing import is_quantized, prepare_calibration
-from deepseek_edge.quantization import Quantizer
+from deepseek_edge.quantization import QuantConfig, Quantizer
 from deepseek_edge.target import load_target
 from tests.quantization.graphs import residual, samples
 
@@ -27,6 +27,9 @@ def save(path: Path, seed: int, **arrays: Any) -> str:
     return str(path)
 
 
+COARSE = QuantConfig(observer="percentile", float_budget=0.01)
+
+
 def request(**changes: Any) -> CompileRequest:
     fields: dict[str, Any] = {"model": residual(), "precision": "int8"} | changes
     return CompileRequest(**fields)
@@ -41,6 +44,7 @@ def request(**changes: Any) -> CompileRequest:
         ({"calibration": "DATA", "evaluation": "DATA"}, UsageError, "share 16 samples"),
         ({"calibration": "ZEROS"}, InputError, "everywhere"),
         ({"calibration": "DATA", "precision": "float32"}, UsageError, "is for INT8"),
+        ({"precision": "float32", "quantization": COARSE}, UsageError, "need data"),
         ({"calibration": "DATA", "samples": 0}, UsageError, "at least one sample"),
     ],
 )
@@ -78,13 +82,22 @@ def test_a_target_without_zero_points_gets_a_graph_without_them(data: str) -> No
     points = {}
     for name in ("host", "raspberry-pi-5", "jetson-orin"):
         target = load_target(name)
-        graph = calibration.graph_for(target, lambda *_: None)
+        graph = calibration.quantized_for(target).model
         found = [t for t in graph.graph.initializer if t.name.endswith("/zero_point")]
         points[target.qdq.zero_point] = any(onnx.numpy_helper.to_array(t).any() for t in found)
         if target.qdq.zero_point:
-            host = calibration.graph_for(load_target("host"), lambda *_: None)
+            host = calibration.quantized_for(load_target("host")).model
             assert graph is host
     assert points == {True: True, False: False}
+
+
+def test_options_of_quantization_reach_the_quantizer(data: str) -> None:
+    asked = request(calibration=data, quantization=COARSE)
+    calibration = prepare_calibration(asked, fix_shapes(residual(), {}), None)
+    assert calibration is not None
+    found = calibration.quantized_for(load_target("host"))
+    assert found.table.observer == "percentile"
+    assert [kept.name for kept in found.kept_float] == ["y_node"]
 
 
 @pytest.mark.tvm
@@ -102,6 +115,9 @@ def test_int8_is_compiled_verified_and_compared_with_the_float_model(
     assert checked.parity_float is not None and checked.parity_float.samples == 8
     assert 20 < checked.parity_float.sqnr_db < 60
     assert checked.program.layers.int8 == 4
+    assert [error.name[0] for error in checked.layer_errors] == ["a", "b", "c", "y"]
+    # The last layer's output is the model's.
+    assert checked.layer_errors[-1].sqnr_db == pytest.approx(checked.parity_float.sqnr_db, abs=3)
     assert report.time_s["quantize"] > 0
     assert report.accuracy is not None and report.accuracy.samples == 16
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-from deepseek_edge.artifacts import Accuracy, ParityFloat, ParityGraph, Step
+from deepseek_edge.artifacts import Accuracy, LayerError, ParityFloat, ParityGraph, Step
 from deepseek_edge.profiling.html import Chapter, render
 from deepseek_edge.profiling.roofline import with_limits
 from deepseek_edge.report import CompileReport, Latency, LayerTime, ProfileReport, ProgramReport
@@ -127,6 +127,16 @@ def test_without_a_profile_no_time_is_shown() -> None:
 def test_a_program_that_did_not_run_is_shown_as_such() -> None:
     unverified = replace(COMPILED, programs=(ProgramReport(PROGRAM, None, None, None),))
     assert "NOT RUN" in render("m", [Chapter(TARGET, STEPS, unverified, None)])
+
+
+def test_the_page_shows_where_the_error_enters() -> None:
+    errors = (LayerError("/a<1>/Conv", 40.0, 40.0), LayerError("/b/Conv", 21.5, 25.0))
+    checked = replace(COMPILED.programs[0], layer_errors=errors)
+    text = render("m", [Chapter(TARGET, STEPS, replace(COMPILED, programs=(checked,)), None)])
+    table = text[text.index("All 2 layers, worst first") :]
+    assert table.index("<td>/b/Conv</td><td>25.0 dB</td><td>21.5 dB</td>") < table.index("/a&lt;1")
+    assert "Signal to noise at the output of 2 layers" in text
+    assert "Where does the error enter" not in page()
 
 
 def test_an_unknown_clock_means_no_roofline() -> None:
