@@ -18,21 +18,29 @@ static int is_tensor(const dse_tensor_row *row, uint64_t arena_bytes) {
          bytes <= arena_bytes - row->offset;
 }
 
+static uint64_t bytes_of(const dse_program_table *program, uint32_t space) {
+  return space == DSE_ARENA      ? program->arena_bytes
+         : space == DSE_CONSTANT ? program->constants_bytes
+                                 : 0;
+}
+
 static int is_step(const dse_program_table *program, const dse_entry_table *entry,
                    const dse_step_row *step) {
   if (!step->kernel || step->n_refs < 1 || step->n_refs > DSE_MAX_KERNEL_TENSORS) return 0;
   if (step->tasks < 1 || step->grain < 1) return 0;
+  int32_t scratch = 0;
   for (uint32_t i = 0; i < step->n_refs; i++) {
     const dse_ref *ref = &entry->refs[step->refs + i];
-    uint64_t space = ref->space == DSE_ARENA ? program->arena_bytes : program->constants_bytes;
-    if (ref->space > DSE_CONSTANT || ref->offset % 64 || ref->offset > space) return 0;
+    if (ref->space > DSE_SCRATCH || ref->offset % 64) return 0;
+    if (ref->offset > bytes_of(program, ref->space)) return 0;
+    scratch += ref->space == DSE_SCRATCH;
   }
-  return 1;
+  return scratch <= 1 && (!scratch || program->scratch_bytes);
 }
 
 dse_status dse_check_program(const dse_program_table *program, char *error) {
   if (program->abi_version != DSE_ABI_VERSION || program->n_entries < 1 ||
-      (uintptr_t)program->constants % 64) {
+      (uintptr_t)program->constants % 64 || program->scratch_bytes % 64) {
     dse_format(error, "the program table is not of version %d", (int)DSE_ABI_VERSION);
     return DSE_ERROR_INTERNAL;
   }

@@ -15,6 +15,7 @@
 typedef struct {
   dse_kernel kernel;
   int32_t n_tensors;
+  int32_t scratch; /* which of the tensors is the thread's own memory, or -1 */
   void *tensors[DSE_MAX_KERNEL_TENSORS];
 } dse_call;
 
@@ -44,6 +45,7 @@ struct dse_pool {
   _Alignas(64) _Atomic int32_t tasks;
   _Atomic int32_t grain;
   dse_call call;
+  unsigned char *scratch; /* of all threads, one after the other */
   int32_t threads; /* the caller included */
   uint64_t spin_ns;
   dse_worker workers[DSE_MAX_THREADS];

@@ -30,10 +30,12 @@ static dse_status check_options(const dse_options *options, char *error) {
   return DSE_ERROR_ARGUMENT;
 }
 
-static dse_status map_model(dse_model **model, char *error) {
+/* Activations lie behind the model itself, and each thread's scratch memory behind those. */
+static dse_status map_model(int32_t threads, dse_model **model, char *error) {
   size_t head = (sizeof(dse_model) + PAGE - 1) / PAGE * PAGE;
   /* An integer kernel may read a few bytes behind a tensor, and multiplies them by 0. */
-  size_t bytes = head + dse_program.arena_bytes + 64;
+  size_t scratch = head + (dse_program.arena_bytes + 64 + 63) / 64 * 64;
+  size_t bytes = scratch + (uint64_t)threads * dse_program.scratch_bytes;
   void *memory = MAP_FAILED;
   if (bytes >= head)
     memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -44,6 +46,8 @@ static dse_status map_model(dse_model **model, char *error) {
   *model = memory;
   (*model)->arena = (unsigned char *)memory + head;
   (*model)->mapped_bytes = bytes;
+  (*model)->pool.threads = threads;
+  (*model)->pool.scratch = (unsigned char *)memory + scratch;
   (*model)->process = getpid();
   return DSE_OK;
 }
@@ -60,11 +64,11 @@ dse_status dse_open(const dse_options *options, dse_model **out) {
   dse_status status = check_options(options, open_error);
   if (status == DSE_OK) status = dse_check_features(dse_program.features, open_error);
   if (status == DSE_OK) status = dse_check_program(&dse_program, open_error);
-  if (status == DSE_OK) status = map_model(&model, open_error);
+  int32_t threads = options->threads ? options->threads : dse_usable_cpus();
+  if (status == DSE_OK) status = map_model(threads, &model, open_error);
   if (status != DSE_OK) return status;
 
   dse_pool *pool = &model->pool;
-  pool->threads = options->threads ? options->threads : dse_usable_cpus();
   pool->spin_ns = 1000u * (uint64_t)(options->spin_us ? options->spin_us : DSE_DEFAULT_SPIN_US);
   for (int32_t i = 1; i < pool->threads; i++)
     pool->workers[i].cpu = options->affinity ? options->affinity[i] : -1;
@@ -137,10 +141,13 @@ static void run_step(dse_model *model, const dse_entry_table *entry, const dse_s
   const dse_ref *refs = &entry->refs[step->refs];
   call->kernel = step->kernel;
   call->n_tensors = step->n_refs;
-  for (int32_t i = 0; i < step->n_refs; i++)
+  call->scratch = -1;
+  for (int32_t i = 0; i < step->n_refs; i++) {
+    if (refs[i].space == DSE_SCRATCH) call->scratch = i;
     call->tensors[i] = refs[i].space == DSE_ARENA
                            ? model->arena + refs[i].offset
                            : (void *)(uintptr_t)(dse_program.constants + refs[i].offset);
+  }
   dse_pool_run(&model->pool, step->tasks, step->grain);
 }
 

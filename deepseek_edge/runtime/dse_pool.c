@@ -38,9 +38,19 @@ static int spin(_Atomic int32_t *word, int32_t value, int want_equal, uint64_t s
   }
 }
 
+static void run_tasks(dse_pool *pool, int32_t thread, int32_t begin, int32_t end) {
+  if (pool->call.scratch < 0) {
+    dse_call_kernel(&pool->call, begin, end);
+    return;
+  }
+  dse_call call = pool->call;
+  call.tensors[call.scratch] = pool->scratch + (uint64_t)thread * dse_program.scratch_bytes;
+  dse_call_kernel(&call, begin, end);
+}
+
 /* Claims tasks of the present generation until there are none. Large pieces first, so that
  * claims are few; smaller ones towards the end, so that the threads finish together. */
-static void work(dse_pool *pool) {
+static void work(dse_pool *pool, int32_t thread) {
   uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
   for (;;) {
     int32_t left = (int32_t)(uint32_t)ticket;
@@ -53,7 +63,7 @@ static void work(dse_pool *pool) {
     if (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket - (uint32_t)claim,
                                                memory_order_acq_rel, memory_order_acquire))
       continue;
-    dse_call_kernel(&pool->call, begin, begin + claim);
+    run_tasks(pool, thread, begin, begin + claim);
     atomic_fetch_add(&pool->completed, claim);
     if (atomic_load(&pool->caller_sleeps)) futex_wake(&pool->completed, 1);
     ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
@@ -85,7 +95,7 @@ static void *serve(void *argument) {
     }
     seen = atomic_load(&pool->generation);
     if (atomic_load(&pool->stop)) return 0;
-    work(pool);
+    work(pool, (int32_t)(worker - pool->workers));
   }
 }
 
@@ -96,7 +106,7 @@ static void announce(dse_pool *pool) {
 
 void dse_pool_run(dse_pool *pool, int32_t tasks, int32_t grain) {
   if (pool->threads == 1 || tasks <= grain) {
-    dse_call_kernel(&pool->call, 0, tasks);
+    run_tasks(pool, 0, 0, tasks);
     return;
   }
   uint64_t generation = (atomic_load(&pool->ticket) >> 32) + 1;
@@ -105,7 +115,7 @@ void dse_pool_run(dse_pool *pool, int32_t tasks, int32_t grain) {
   atomic_store_explicit(&pool->completed, 0, memory_order_relaxed);
   atomic_store(&pool->ticket, generation << 32 | (uint32_t)tasks);
   announce(pool);
-  work(pool);
+  work(pool, 0);
   if (spin(&pool->completed, tasks, 1, pool->spin_ns)) return;
   atomic_store(&pool->caller_sleeps, 1);
   for (int32_t done; (done = atomic_load(&pool->completed)) != tasks;)

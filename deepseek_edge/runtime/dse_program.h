@@ -14,7 +14,9 @@
 typedef void (*dse_kernel)(void);
 #define DSE_MAX_KERNEL_TENSORS 24
 
-typedef enum { DSE_ARENA = 0, DSE_CONSTANT = 1 } dse_space;
+/* DSE_SCRATCH: memory of the thread that runs the kernel, of program.scratch_bytes; holds nothing
+ * between two calls. A step names it at most once, with offset 0. */
+typedef enum { DSE_ARENA = 0, DSE_CONSTANT = 1, DSE_SCRATCH = 2 } dse_space;
 
 typedef struct {
   uint64_t offset; /* bytes from the start of the space, a multiple of 64 */
@@ -53,6 +55,7 @@ typedef struct {
   uint64_t constants_bytes;
   const dse_entry_table *entries;
   int32_t n_entries;
+  uint64_t scratch_bytes; /* of each thread, a multiple of 64 */
 } dse_program_table;
 
 extern const dse_program_table dse_program;

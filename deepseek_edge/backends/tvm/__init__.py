@@ -102,6 +102,7 @@ def _compile_entry(
     own_outputs(graph, [info.name for info in model.graph.output])
     for node in graph.nodes:
         node.attrs["items"] = batch
+        node.attrs["is_quantized_graph"] = bool(layers.int8)
     fused = fuse(graph)
     rows, steps = _lower(
         fused, target, kernels, lambda n: progress(f"schedule {batch_name(batch)}", n, len(fused))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepseek_edge.backends.tvm.graph import Array, Value
+from deepseek_edge.backends.tvm.graph import Array, Scratch, Value
 from deepseek_edge.backends.tvm.memory import ALIGNMENT, Arena
 from deepseek_edge.digest import digest_bytes
 from deepseek_edge.tensors import DTYPE_CODES
@@ -81,6 +81,7 @@ def write_program(
             arena=arena + ALIGNMENT,
             constants=max(constants.size_bytes, ALIGNMENT),
             entries=len(entries),
+            scratch=_scratch_bytes(entries),
         )
     )
     constants.write(work_dir / "constants.bin")
@@ -111,7 +112,16 @@ def _entry(number: int, entry: EntryTable, constants: Constants) -> tuple[str, s
     return "\n".join(lines), initializer
 
 
+def _scratch_bytes(entries: list[EntryTable]) -> int:
+    """Enough for every step, in whole cache lines."""
+    rows = [row for entry in entries for row in entry.rows]
+    sizes = [v.spec.size_bytes for row in rows for v in row.tensors if isinstance(v, Scratch)]
+    return -(-max(sizes, default=0) // ALIGNMENT) * ALIGNMENT
+
+
 def _ref(value: Value, entry: EntryTable, constants: Constants) -> str:
+    if isinstance(value, Scratch):
+        return "{0u, DSE_SCRATCH}"
     if value.data is not None:
         return f"{{{constants.add(value.data)}u, DSE_CONSTANT}}"
     return f"{{{_offset(value, entry)}u, DSE_ARENA}}"
@@ -159,6 +169,6 @@ extern const unsigned char dse_constants[];
 _FOOTER = """\
 }};
 const dse_program_table dse_program = {{
-  DSE_ABI_VERSION, {features}, {arena}u, dse_constants, {constants}u, entries, {entries}
+  DSE_ABI_VERSION, {features}, {arena}u, dse_constants, {constants}u, entries, {entries}, {scratch}u
 }};
 """

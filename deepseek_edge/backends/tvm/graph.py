@@ -46,6 +46,10 @@ class Value:
         return f"<{kind} {self.name} {self.dtype}{list(self.shape)}>"
 
 
+class Scratch(Value):
+    """Memory of the thread that runs a step, for what lives within one call of its kernel."""
+
+
 @dataclass(eq=False)
 class Node:
     """One operator: ONNX's name and attributes, or one of ours where the passes made it.

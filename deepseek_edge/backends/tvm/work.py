@@ -2,7 +2,7 @@
 
 from deepseek_edge.artifacts import Step
 from deepseek_edge.backends.tvm.fuse import FusedStep
-from deepseek_edge.backends.tvm.graph import Node
+from deepseek_edge.backends.tvm.graph import Node, Scratch
 from deepseek_edge.backends.tvm.operators import is_elementwise
 from deepseek_edge.backends.tvm.schedules.dot import NEON, integer_unit
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering
@@ -20,7 +20,8 @@ def describe_step(step: FusedStep, lowering: Lowering, target: Target) -> Step:
     operations = 2 * macs or (lowering.macs if anchor is not None else 0)
     operations += sum(node.output.elements for node in step.nodes if is_elementwise(node))
     outputs = sum(value.spec.size_bytes for value in step.outputs)
-    moved = sum(value.spec.size_bytes for value in set(lowering.tensors))
+    tensors = {value for value in lowering.tensors if not isinstance(value, Scratch)}
+    moved = sum(value.spec.size_bytes for value in tensors)
     return Step(
         name=step.nodes[0].source or step.nodes[0].output.name,
         op="+".join(node.op for node in step.nodes),

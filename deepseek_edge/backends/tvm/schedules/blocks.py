@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array
 from deepseek_edge.backends.tvm.schedules.dot import Unit
@@ -141,6 +142,15 @@ def for_parts(parts: list[int], which: Expr, body: Callable[[int, Expr], None]) 
         body(large, which * index(large))
     with when(which >= index(count)):
         body(small, index(count * large) + (which - index(count)) * index(small))
+
+
+def part_start(parts: list[int], which: Expr) -> Expr:
+    """The first row of a part of ``split_evenly``; for one behind the last, the number of rows."""
+    large, small = parts[0], parts[-1]
+    if large == small:
+        return which * index(large)
+    larger = tirx.min(which, index(parts.count(large)))
+    return which * index(small) + larger * index(large - small)
 
 
 def streams_weights(weights: int, data: int, row_parts: int, blocks: int, target: Target) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node
-from deepseek_edge.backends.tvm.schedules import contraction, window
+from deepseek_edge.backends.tvm.schedules import contraction, window, winograd
 from deepseek_edge.backends.tvm.schedules.accumulators import (
     Accumulators,
     accumulators,
@@ -57,6 +57,9 @@ def convolution(node: Node, fusion: Fusion, target: Target) -> Lowering:
         matrix = weights[:, :, 0, 0].T
         rows = shape.batch * shape.out_height * shape.out_width
         return contraction.packed_matmul(node, fusion, target, matrix, rows=rows)
+    filtering = winograd.choose_filtering(node, fusion, target, shape, weights)
+    if filtering is not None:
+        return winograd.winograd(node, fusion, target, shape, weights, filtering=filtering)
     return _Direct(node, fusion, target, shape, weights).lower()
 
 

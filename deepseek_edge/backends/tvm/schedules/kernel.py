@@ -31,6 +31,17 @@ def build(
         tensors: one pointer each, in order; all 64-byte aligned and not aliasing.
         body: ``body(buffers, task)`` emits what one task does.
     """
+    return build_in_order(tensors, lambda buffers, task, first: body(buffers, task))
+
+
+def build_in_order(
+    tensors: Sequence[Value], body: Callable[[Sequence[Buffer], Expr, Expr], None]
+) -> "tirx.PrimFunc":
+    """As ``build``, for tasks that may use what the task before left in scratch memory.
+
+    ``body(buffers, task, first)``: ``first`` is true where no task of this call came before, so
+    that there is nothing to be used.
+    """
     with IRBuilder() as builder, T.prim_func():
         T.func_name("kernel")
         # calling_conv 2 keeps the C signature: no packed arguments, no TVM at run time.
@@ -43,7 +54,7 @@ def build(
             for value, dtype, pointer in zip(tensors, types, pointers, strict=True)
         ]
         with T.serial(tirx.Cast("int64", begin), tirx.Cast("int64", end)) as task:
-            body(buffers, task)
+            body(buffers, task, tirx.EQ(task, tirx.Cast("int64", begin)))
     return builder.get()
 
 

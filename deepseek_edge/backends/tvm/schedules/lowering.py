@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from deepseek_edge.backends.tvm.graph import Value
+from deepseek_edge.backends.tvm.graph import Scratch, Value
 from deepseek_edge.target import Target
 
 # Below this, waking another thread costs more than it saves.
@@ -39,7 +39,7 @@ def grain(lowering: Lowering, target: Target) -> int:
     right within a factor of a few.
     """
     macs_per_ns = target.peak_fma_per_cycle * (target.clock_hz or 2_000_000_000) / 1e9
-    moved = sum(value.spec.size_bytes for value in lowering.tensors)
+    moved = sum(v.spec.size_bytes for v in lowering.tensors if not isinstance(v, Scratch))
     estimate_ns = max(lowering.macs / macs_per_ns, moved / 8.0)
     per_task = estimate_ns / lowering.tasks
     if estimate_ns < 2 * MIN_CHUNK_NS:
