@@ -97,6 +97,8 @@ class _Rewriter:
         assert data is not None and weights is not None
         integers = self.constants.get(weights.input[0])
         x_scale, w_scale = (self.constants[n.input[1]] for n in (data, weights))
+        if integers is None and node.op_type == "MatMul" and x_scale.size == w_scale.size == 1:
+            return self._product(node, (data, weights), float(x_scale) * float(w_scale))
         if integers is None or x_scale.size != 1 or self._zero_point(weights):
             return None
         axis = 0 if _transposes(node) else _OUTPUT_AXIS[node.op_type]
@@ -124,6 +126,25 @@ class _Rewriter:
             row = np.broadcast_to(bias.reshape(-1), (channels,)).reshape(shape)
             row_name = self.constant(np.ascontiguousarray(row))
             nodes.append(helper.make_node("Add", [scaled, row_name], [prefix]))
+        return nodes
+
+    def _product(
+        self, node: "onnx.NodeProto", operands: "tuple[onnx.NodeProto, ...]", scale: float
+    ) -> "list[onnx.NodeProto]":
+        """MatMul of two dequantized activations: scaled once, behind the sum."""
+        import numpy as np
+        from onnx import helper
+
+        prefix = node.output[0]
+        centred = [f"{prefix}/centred{place}" for place in range(2)]
+        nodes = []
+        for operand, name in zip(operands, centred, strict=True):
+            one = self.constant(np.ones(self.constants[operand.input[1]].shape, np.float32))
+            inputs = [operand.input[0], one, *operand.input[2:]]
+            nodes.append(helper.make_node("DequantizeLinear", inputs, [name]))
+        factor = self.constant(np.asarray(scale, np.float32))
+        nodes.append(helper.make_node("MatMul", centred, [f"{prefix}/sum"]))
+        nodes.append(helper.make_node("Mul", [f"{prefix}/sum", factor], [prefix]))
         return nodes
 
     def _mean(self, node: "onnx.NodeProto") -> "list[onnx.NodeProto] | None":

@@ -15,6 +15,7 @@ import numpy as np
 
 from deepseek_edge.artifacts import KeptFloat, Layers
 from deepseek_edge.backends.tvm.graph import Graph, Node, Value, constant
+from deepseek_edge.backends.tvm.operators import LONGEST_PRODUCT
 from deepseek_edge.errors import UnsupportedError
 
 # Operators that give the same answer on quantized values: they move or compare them.
@@ -266,6 +267,8 @@ def _layer(graph: Graph, node: Node, kept: dict[str, str]) -> list[Node] | None:
         kept[node.source] = reason
         return None
     assert data is not None and weights is not None
+    if weights.value(0).data is None:
+        return [_product(node, data, weights)]
     quantization = parameters(data)
     assert quantization is not None
     matrix = weights.value(0)
@@ -292,11 +295,24 @@ def _layer(graph: Graph, node: Node, kept: dict[str, str]) -> list[Node] | None:
     ]
 
 
+def _product(node: Node, data: Node, other: Node) -> Node:
+    """MatMul of two dequantized activations."""
+    x, y = parameters(data), parameters(other)
+    assert x is not None and y is not None
+    factor = constant(f"{node.source}/factor", np.array([x.scale * y.scale], np.float32))
+    attrs = {**node.attrs, "zero_point": x.zero_point, "second_zero_point": y.zero_point}
+    inputs = [data.value(0), other.value(0), factor]
+    return Node("IntegerMatMul", inputs, list(node.outputs), attrs, node.source)
+
+
 def _objections(node: Node, data: Node | None, weights: Node | None) -> Iterator[str]:
     """Why a layer can't be computed on integers; nothing if it can."""
-    if weights is None or weights.op != "DequantizeLinear" or weights.value(0).data is None:
+    if weights is None or weights.op != "DequantizeLinear":
         is_constant = node.value(1).data is not None
         yield "its weights are not quantized" if is_constant else "it multiplies two activations"
+        return
+    if weights.value(0).data is None:
+        yield from _product_objections(node, data, weights)
         return
     if data is None or data.op != "DequantizeLinear" or parameters(data) is None:
         yield "its input is not quantized"
@@ -314,6 +330,20 @@ def _objections(node: Node, data: Node | None, weights: Node | None) -> Iterator
         per_row = weights.attrs.get("axis", 1) % 2 == 0 and len(weights.attrs["scales"]) > 1
         if len(weights.value(0).shape) != 2 or per_row:
             yield "its weights are not a matrix with one scale a column"
+
+
+def _product_objections(node: Node, data: Node | None, other: Node) -> Iterator[str]:
+    """Why a product of two activations, the second dequantized, can't be computed on integers."""
+    if data is None or data.op != "DequantizeLinear" or data.value(0).data is not None:
+        yield "it multiplies two activations, of which one is not quantized"
+        return
+    shapes = data.output.shape, other.output.shape
+    if node.op != "MatMul" or min(map(len, shapes)) < 2:
+        yield "it multiplies two activations otherwise than MatMul of matrices"
+    elif shapes[0][-1] > LONGEST_PRODUCT:
+        yield f"it multiplies two activations with sums of more than {LONGEST_PRODUCT} products"
+    if any(n.value(0).dtype != "int8" or parameters(n) is None for n in (data, other)):
+        yield "its inputs are not int8 per tensor"
 
 
 def _absorb(graph: Graph) -> None:

@@ -81,6 +81,10 @@ REWRITTEN = frozenset(
 _OURS = {"Copy", "IntegerConv", "IntegerMatMul"}  # no operators of ONNX
 ONNX = frozenset(set(ELEMENTWISE) | set(ANCHORS) | REWRITTEN) - _OURS
 
+# Products that an integer MatMul of two activations may sum: a task packs the second on its stack,
+# 64 KiB for 64 columns.
+LONGEST_PRODUCT = 1024
+
 
 def is_elementwise(node: Node) -> bool:
     """True if each output element depends on the (broadcast) input elements at its place."""

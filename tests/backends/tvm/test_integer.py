@@ -284,9 +284,9 @@ def test_uint8_activations_are_refused_with_the_rule(tmp_path: Path) -> None:
         compiled(graph, load_target("host"), tmp_path)
 
 
-def test_a_product_of_activations_stays_float_and_says_why(tmp_path: Path) -> None:
+def test_a_product_with_a_float_activation_stays_float_and_says_why(tmp_path: Path) -> None:
     graph = Graph((2, 5, 5), 0)
-    graph.output(graph.node("MatMul", [graph.x, graph.x]), 0.1)
+    graph.output(graph.node("MatMul", [graph.x, "x"]), 0.1)
     program = compiled(graph, load_target("host"), tmp_path)
     (kept,) = program.layers.kept_float
     assert kept.reason == "it multiplies two activations"

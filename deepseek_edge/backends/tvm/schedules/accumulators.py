@@ -25,6 +25,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     local,
     loop,
     pieces,
+    splat,
     store,
 )
 from deepseek_edge.target import Target
@@ -114,6 +115,12 @@ class Accumulators:
             for row in rows:
                 at = self._at(row, offset)
                 store(self.buffer, at, lanes, load(self.buffer, at, lanes) + vector)
+
+    def add_to_row(self, row: int, value: Expr) -> None:
+        """Add one number to all sums of a row."""
+        for offset, lanes in self.block.vectors:
+            at = self._at(row, offset)
+            store(self.buffer, at, lanes, load(self.buffer, at, lanes) + splat(value, lanes))
 
     def finish(
         self,

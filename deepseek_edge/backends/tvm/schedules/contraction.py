@@ -7,6 +7,7 @@ from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node
 from deepseek_edge.backends.tvm.schedules.accumulators import accumulators, unroll_of
+from deepseek_edge.backends.tvm.schedules.activations import activation_product
 from deepseek_edge.backends.tvm.schedules.blocks import Columns, Tiling, streams_weights
 from deepseek_edge.backends.tvm.schedules.dot import float_unit
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion, broadcast_row
@@ -25,6 +26,8 @@ from deepseek_edge.target import Target
 def matmul(node: Node, fusion: Fusion, target: Target) -> Lowering:
     """MatMul: (..., m, k) x (k, n) with constant weights, or a batch of both."""
     a, b = node.value(0), node.value(1)
+    if node.op == "IntegerMatMul" and b.data is None:
+        return activation_product(node, fusion, target)
     a_shape = a.shape if len(a.shape) > 1 else (1, *a.shape)
     b_shape = b.shape if len(b.shape) > 1 else (*b.shape, 1)
     depth, columns = b_shape[-2:]

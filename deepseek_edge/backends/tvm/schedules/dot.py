@@ -196,6 +196,19 @@ def _smull_pairs(total: Expr, value: tuple[Expr, Expr], weights: Expr, lanes: in
     return total + pairs
 
 
+def _smull_each(total: Expr, value: tuple[Expr, Expr], weights: Expr, lanes: int) -> Expr:
+    """As ``_smull_pairs`` where weights may be -128: two products of 2**14 would not fit."""
+    del lanes
+    for half in range(2):
+        products = tirx.call_llvm_pure_intrin(
+            "int16x8", "llvm.aarch64.neon.smull.v8i16", _halves(weights, half), value[half]
+        )
+        total = total + tirx.call_llvm_pure_intrin(
+            "int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products
+        )
+    return total
+
+
 def _arrange_pairs(weights: Array) -> Array:
     """(..., channels, 4 k) -> for each 4 channels: their k 0 and 1, then their k 2 and 3."""
     lead, channels = weights.shape[:-2], weights.shape[-2]
@@ -218,6 +231,9 @@ def _pair_lanes(block: Expr, which: int, lanes: int) -> tuple[Expr, Expr]:
 NEON = Unit(
     "int32", 4, "int8", _load_pairs, _four_weights, _smull_pairs, _arrange_pairs, _pair_lanes
 )
+
+
+NEON_ACTIVATIONS = dataclasses.replace(NEON, accumulate=_smull_each)
 
 
 def float_unit(target: Target) -> Unit:
@@ -246,6 +262,12 @@ def contraction_unit(target: Target, depth: int, rows: int) -> Unit:
     if "i8mm" in target.features and depth > DOTPROD.group and rows > 1:
         return I8MM
     return integer_unit(target)
+
+
+def activation_unit(target: Target) -> Unit:
+    """As ``integer_unit``, for products of two activations: both may be -128."""
+    unit = integer_unit(target)
+    return NEON_ACTIVATIONS if unit is NEON else unit
 
 
 # The longest sum whose worst case, 255 * 127 a product, fits int32.
