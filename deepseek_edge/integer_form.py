@@ -5,20 +5,31 @@ product and sum, and a result near a rounding tie may fall on either side. Each 
 amplified by the layers behind it, and two right executions end up as far apart as the
 quantization noise itself. With the scales moved behind the layer,
 
-    DQ(x, s_x), DQ(w, s_w) -> Conv -> Add b -> Q(s_y)
-    (x - z), w -> Conv -> Mul s_x s_w -> Add b -> Mul 1/s_y -> Q(1)
+    DQ(x, s_x), DQ(w, s_w) -> Conv + b -> Relu -> Q(s_y)
+    (x - z), w -> Conv -> Add round(b / (s_x s_w)) -> Mul s_x s_w / s_y -> Relu -> Q(1)
+
+    DQ(x, s_x), DQ(w, s_w) -> Conv + b -> Add r -> Q(s_y)
+    (x - z), w -> Conv -> Add round(b / (s_x s_w)) -> Mul s_x s_w -> Add r -> Mul 1/s_y -> Q(1)
 
 the layer sums integers, which float32 holds exactly below 2**24, and what remains are the few
 roundings that the Q/DQ contract (design section 4) names. This is the form in which
 onnxruntime is the reference for int8 programs.
 """
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
+
+from deepseek_edge.requantization import (
+    Bounds,
+    in_steps,
+    requantization,
+    up_to_quantization,
+)
 
 if TYPE_CHECKING:
     import onnx
 
-# Weights' axis of output channels, and the rank behind it in the layer's output.
+# Weights' axis of output channels.
 _OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 
 # Their scale can be applied to the result.
@@ -53,11 +64,20 @@ class _Rewriter:
 
         self.constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.producers = {name: node for node in model.graph.node for name in node.output}
+        self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in model.graph.node:
+            for name in node.input:
+                self.readers[name].append(node)
+        self.results = {value.name for value in model.graph.output}
+        # Nodes behind a layer that counts in their quantization's steps, by output name.
+        self.step_sizes: dict[str, float] = {}
         self.added: list[Any] = []
 
     def rewrite(self, node: "onnx.NodeProto") -> "list[onnx.NodeProto]":
         if node.op_type == "QuantizeLinear" and node.input[0] not in self.constants:
             return self._quantize(node)
+        if node.op_type == "Clip" and node.output[0] in self.step_sizes:
+            return [self._clip(node)]
         if node.op_type in _OUTPUT_AXIS:
             return self._layer(node) or [node]
         if node.op_type in _MEANS:
@@ -78,21 +98,71 @@ class _Rewriter:
         scale = self.constants.get(node.input[1])
         if scale is None or scale.size != 1:
             return [node]
-        inverse = np.float32(1.0 / scale.astype(np.float64).reshape(()))
-        scaled = f"{node.output[0]}/scaled"
         one = self.constant(np.ones(scale.shape, np.float32))
-        inputs = [scaled, one, *node.input[2:]]
+        name = f"{node.output[0]}/scaled"
+        nodes = []
+        if node.output[0] in self.step_sizes:
+            name = node.input[0]
+        else:
+            inverse = np.float32(1.0 / scale.astype(np.float64).reshape(()))
+            factor = self.constant(np.asarray(inverse))
+            nodes = [helper.make_node("Mul", [node.input[0], factor], [name])]
+        inputs = [name, one, *node.input[2:]]
         return [
-            helper.make_node("Mul", [node.input[0], self.constant(np.asarray(inverse))], [scaled]),
+            *nodes,
             helper.make_node("QuantizeLinear", inputs, list(node.output), name=node.name),
         ]
+
+    def _clip(self, node: "onnx.NodeProto") -> "onnx.NodeProto":
+        import numpy as np
+        from onnx import helper
+
+        bounds = self._bounds(node)
+        assert bounds is not None
+        steps = (np.float32(in_steps(b, self.step_sizes[node.output[0]])) for b in bounds)
+        inputs = [node.input[0], *(self.constant(np.asarray(bound)) for bound in steps)]
+        return helper.make_node("Clip", inputs, list(node.output), name=node.name)
+
+    def _bounds(self, node: "onnx.NodeProto") -> Bounds | None:
+        """What a Relu or Clip with constant bounds keeps its input between."""
+        if node.op_type == "Relu":
+            return 0.0, float("inf")
+        if node.op_type != "Clip" or node.attribute:
+            return None
+        bounds = [float("-inf"), float("inf")]
+        for place, name in enumerate(node.input[1:]):
+            if name:
+                if name not in self.constants:
+                    return None
+                bounds[place] = float(self.constants[name].reshape(()))
+        return bounds[0], bounds[1]
+
+    def _step_size(self, node: "onnx.NodeProto") -> float | None:
+        """Of the quantization behind a layer, if only bounds stand between; marks those nodes."""
+        if node.op_type == "ConvTranspose":
+            return None
+
+        def reader(node: "onnx.NodeProto") -> "onnx.NodeProto | None":
+            readers = self.readers[node.output[0]]
+            return readers[0] if len(readers) == 1 and node.output[0] not in self.results else None
+
+        def is_quantization(node: "onnx.NodeProto") -> bool:
+            scale = self.constants.get(node.input[1]) if node.op_type == "QuantizeLinear" else None
+            return scale is not None and scale.size == 1
+
+        nodes = up_to_quantization(node, reader, self._bounds, is_quantization)
+        if nodes is None:
+            return None
+        size = float(self.constants[nodes[-1].input[1]].reshape(()))
+        self.step_sizes.update({behind.output[0]: size for behind in nodes})
+        return size
 
     def _layer(self, node: "onnx.NodeProto") -> "list[onnx.NodeProto] | None":
         import numpy as np
         from onnx import helper
 
         data, weights = (self.producers.get(name) for name in node.input[:2])
-        if not self._is_dequantize(data) or not self._is_dequantize(weights):
+        if not self._is_dequantize(data) or not self._is_dequantize(weights) or _scales(node):
             return None
         assert data is not None and weights is not None
         integers = self.constants.get(weights.input[0])
@@ -101,31 +171,43 @@ class _Rewriter:
             return self._product(node, (data, weights), float(x_scale) * float(w_scale))
         if integers is None or x_scale.size != 1 or self._zero_point(weights):
             return None
+        biased = len(node.input) > 2 and bool(node.input[2])
+        bias = self.constants.get(node.input[2]) if biased else None
+        if biased and bias is None:
+            return None
+        # A transposed one is compiled to a matrix product and an addition.
+        foldable = node.op_type != "ConvTranspose"
         axis = 0 if _transposes(node) else _OUTPUT_AXIS[node.op_type]
         channels = integers.shape[axis]
-        factors = w_scale.astype(np.float64).reshape(-1) * float(x_scale.reshape(()))
+        behind = requantization(
+            float(x_scale.reshape(())),
+            np.broadcast_to(w_scale.reshape(-1), (channels,)),
+            np.broadcast_to(bias.reshape(-1), (channels,))
+            if foldable and bias is not None
+            else None,
+            products=integers.size // channels,
+            y_scale=self._step_size(node),
+        )
         shape = (1, -1, *[1] * (integers.ndim - 2)) if "Conv" in node.op_type else (-1,)
-        factor = np.broadcast_to(factors, (channels,)).astype(np.float32).reshape(shape)
-        prefix = node.output[0]
         one = self.constant(np.ones(x_scale.shape, np.float32))
-        centred, total, scaled = (f"{prefix}/{part}" for part in ("centred", "sum", "scaled"))
+        prefix = node.output[0]
+        centred, total = f"{prefix}/centred", f"{prefix}/sum"
         layer = helper.make_node(
             node.op_type, [centred, self.constant(integers.astype(np.float32))], [total]
         )
         layer.attribute.extend(node.attribute)
-        biased = len(node.input) > 2 and bool(node.input[2])
         nodes = [
             helper.make_node("DequantizeLinear", [data.input[0], one, *data.input[2:]], [centred]),
             layer,
-            helper.make_node("Mul", [total, self.constant(factor)], [scaled if biased else prefix]),
         ]
-        if biased:
-            bias = self.constants.get(node.input[2])
-            if bias is None:
-                return None
-            row = np.broadcast_to(bias.reshape(-1), (channels,)).reshape(shape)
-            row_name = self.constant(np.ascontiguousarray(row))
-            nodes.append(helper.make_node("Add", [scaled, row_name], [prefix]))
+        offset = behind.offset if foldable else bias
+        rows = [("Add", behind.bias), ("Mul", behind.factor), ("Add", offset)]
+        for op, row in rows:
+            if row is not None:
+                table = self.constant(row.astype(np.float32).reshape(shape))
+                out = f"{prefix}/{len(nodes)}"
+                nodes.append(helper.make_node(op, [nodes[-1].output[0], table], [out]))
+        nodes[-1].output[0] = prefix
         return nodes
 
     def _product(
@@ -180,6 +262,16 @@ class _Rewriter:
     def _zero_point(self, node: "onnx.NodeProto") -> bool:
         points = self.constants.get(node.input[2]) if len(node.input) > 2 else None
         return points is not None and bool(points.any())
+
+
+def _scales(node: "onnx.NodeProto") -> bool:
+    """True for a Gemm that scales its product or its bias, or transposes its input."""
+    neutral = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+    return any(
+        (a.i if a.name == "transA" else a.f) != neutral[a.name]
+        for a in node.attribute
+        if node.op_type == "Gemm" and a.name in neutral
+    )
 
 
 def _transposes(node: "onnx.NodeProto") -> bool:

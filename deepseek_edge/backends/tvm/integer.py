@@ -2,21 +2,29 @@
 
     DQ(x), DQ(w) -> Conv -> ... -> Q      becomes      IntegerConv(x, w) -> ... -> Q
 
-where IntegerConv sums int8 products in int32 and gives the float result; what follows (Relu,
-a residual DQ and Add, Q) is elementwise and fuses into its step, so that only int8 is written.
-Every rewrite is exact: the graph's numbers don't change, except for the order of float sums.
+where IntegerConv sums int8 products and its bias in int32 and scales the sum, to a float result
+or to the steps of the next quantization (requantization.py). What follows (bounds, or a residual
+DQ and Add, then Q) is elementwise and fuses into its step, so that only int8 is written.
 """
 
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from deepseek_edge.artifacts import KeptFloat, Layers
-from deepseek_edge.backends.tvm.graph import Graph, Node, Value, constant
+from deepseek_edge.backends.tvm.graph import Array, Graph, Node, Value, constant
 from deepseek_edge.backends.tvm.operators import LONGEST_PRODUCT
+from deepseek_edge.backends.tvm.steps import (
+    Quantization,
+    bound_steps,
+    parameters,
+    quantized_next,
+    read_parameters,
+)
 from deepseek_edge.errors import UnsupportedError
+from deepseek_edge.requantization import Requantization, requantization
 
 # Operators that give the same answer on quantized values: they move or compare them.
 MOVES = {
@@ -48,14 +56,6 @@ READS_QUANTIZED = {
 LAYERS = ("Conv", "Gemm", "MatMul")
 
 
-@dataclass(frozen=True)
-class Quantization:
-    """x = (q - zero_point) * scale, for a whole tensor."""
-
-    scale: float
-    zero_point: int
-
-
 def is_quantized(graph: Graph) -> bool:
     """True if the graph has Q/DQ nodes."""
     return any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in graph.nodes)
@@ -78,13 +78,15 @@ def lower_integers(graph: Graph, storage: str) -> Layers:
     if not is_quantized(graph):
         return Layers(len(macs), 0, 0, len(macs), None)
     for node in graph.nodes:
-        _read_parameters(node)
+        read_parameters(node)
+    # Before data movement changes places with quantization: as the reference sees the graph.
+    behind = quantized_next(graph, LAYERS)
     _push_up_over_concat(graph)
     _push_down(graph)
     _cancel_pairs(graph)
     _one_reader_each(graph)
     kept: dict[str, str] = {}
-    graph.rewrite(lambda node: _layer(graph, node, kept))
+    graph.rewrite(lambda node: _layer(graph, node, kept, behind.get(node)))
     graph.remove_dead()
     _absorb(graph)
     _fold_constants(graph)
@@ -108,39 +110,6 @@ def _macs(node: Node) -> int:
     a = node.value(0).shape
     depth = a[0] if node.op == "Gemm" and node.attrs.get("transA") else a[-1]
     return node.output.elements * depth
-
-
-def _read_parameters(node: Node) -> None:
-    """Scale and zero point as attributes; axis stays for per-channel weights."""
-    if node.op not in ("QuantizeLinear", "DequantizeLinear"):
-        return
-    scale, zero = node.value(1), node.optional(2)
-    where = f"{node.op} (node {node.source!r})"
-    if scale.data is None or (zero is not None and zero.data is None):
-        raise UnsupportedError(f"{where}: scale and zero point must be constant")
-    quantized = node.output if node.op == "QuantizeLinear" else node.value(0)
-    if quantized.dtype not in ("int8", "int32") or node.attrs.get("block_size"):
-        raise UnsupportedError(
-            f"{where}: {quantized.dtype} is not int8 per tensor or channel",
-            hint="activations and weights are int8, biases float32: quantize the float model "
-            "with deepseek-edge quantize",
-        )
-    points = np.zeros(1, np.int64) if zero is None or zero.data is None else zero.data
-    if scale.elements > 1 and (np.any(points) or node.value(0).data is None):
-        raise UnsupportedError(f"{where}: only weights may be per channel, with zero point 0")
-    node.attrs["scales"] = np.asarray(scale.data, np.float32).reshape(-1)
-    if scale.elements == 1:
-        node.attrs["quantization"] = Quantization(
-            float(scale.data.reshape(-1)[0]), int(points.reshape(-1)[0])
-        )
-    if node.op == "QuantizeLinear" and scale.elements > 1:
-        raise UnsupportedError(f"{where}: activations are quantized per tensor")
-    node.inputs = node.inputs[:1]
-
-
-def parameters(node: Node | None) -> Quantization | None:
-    """The per-tensor parameters of a Q or DQ node."""
-    return None if node is None else node.attrs.get("quantization")
 
 
 def _moves(node: Node, producers: dict[Value, Node]) -> bool:
@@ -256,8 +225,13 @@ def _one_reader_each(graph: Graph) -> None:
     graph.nodes = nodes
 
 
-def _layer(graph: Graph, node: Node, kept: dict[str, str]) -> list[Node] | None:
-    """Conv, Gemm and MatMul on a dequantized activation and dequantized constant weights."""
+def _layer(
+    graph: Graph, node: Node, kept: dict[str, str], behind: list[Node] | None
+) -> list[Node] | None:
+    """Conv, Gemm and MatMul on a dequantized activation and dequantized constant weights.
+
+    ``behind`` are the nodes up to a QuantizeLinear, if only bounds stand before it.
+    """
     if node.op not in LAYERS:
         return None
     producers = graph.producers()
@@ -269,30 +243,30 @@ def _layer(graph: Graph, node: Node, kept: dict[str, str]) -> list[Node] | None:
     assert data is not None and weights is not None
     if weights.value(0).data is None:
         return [_product(node, data, weights)]
-    quantization = parameters(data)
-    assert quantization is not None
+    x, y = parameters(data), parameters(behind[-1]) if behind else None
     matrix = weights.value(0)
-    assert matrix.data is not None
-    bias = node.optional(2)
-    attrs = {**node.attrs, "zero_point": quantization.zero_point}
-    if node.op == "Gemm":
-        if node.attrs.get("transB"):
-            matrix = constant(f"{matrix.name}/transposed", matrix.data.T)
-        op, channels = "IntegerMatMul", matrix.shape[-1]
-    else:
-        op = "IntegerConv" if node.op == "Conv" else "IntegerMatMul"
-        channels = matrix.shape[0] if node.op == "Conv" else matrix.shape[-1]
-    scales = np.broadcast_to(weights.attrs["scales"], (channels,)).astype(np.float64)
-    factor = constant(f"{node.source}/scale", (scales * quantization.scale).astype(np.float32))
-    shift: Value | None = None
-    if bias is not None and bias.data is not None:
-        shift = constant(
-            f"{bias.name}/row",
-            np.broadcast_to(bias.data.reshape(-1), (channels,)).astype(np.float32),
-        )
-    return [
-        Node(op, [data.value(0), matrix, factor, shift], list(node.outputs), attrs, node.source)
+    assert x is not None and matrix.data is not None
+    if node.op == "Gemm" and node.attrs.get("transB"):
+        matrix = constant(f"{matrix.name}/transposed", matrix.data.T)
+    op, axis = ("IntegerConv", 0) if node.op == "Conv" else ("IntegerMatMul", 1)
+    channels, bias = matrix.shape[axis], node.optional(2)
+    rest = requantization(
+        x.scale,
+        np.broadcast_to(weights.attrs["scales"], (channels,)),
+        None if bias is None or bias.data is None else _row(bias.data, channels),
+        products=matrix.elements // channels,
+        y_scale=None if y is None else y.scale,
+    )
+    tables = {"factor": rest.factor, "bias": rest.bias, "offset": rest.offset}
+    constants = [
+        None if table is None else constant(f"{node.source}/{name}", table)
+        for name, table in tables.items()
     ]
+    attrs = {**node.attrs, "zero_point": x.zero_point}
+    inputs = [data.value(0), matrix, *constants]
+    if behind:
+        bound_steps(node.output, behind, _largest(matrix, axis, rest))
+    return [Node(op, inputs, list(node.outputs), attrs, node.source)]
 
 
 def _product(node: Node, data: Node, other: Node) -> Node:
@@ -301,8 +275,24 @@ def _product(node: Node, data: Node, other: Node) -> Node:
     assert x is not None and y is not None
     factor = constant(f"{node.source}/factor", np.array([x.scale * y.scale], np.float32))
     attrs = {**node.attrs, "zero_point": x.zero_point, "second_zero_point": y.zero_point}
-    inputs = [data.value(0), other.value(0), factor]
+    inputs: list[Value | None] = [data.value(0), other.value(0), factor]
     return Node("IntegerMatMul", inputs, list(node.outputs), attrs, node.source)
+
+
+def _row(bias: Array, channels: int) -> Array:
+    return np.broadcast_to(bias.reshape(-1), (channels,))
+
+
+def _largest(weights: Value, axis: int, rest: Requantization) -> float:
+    """A bound of a layer's scaled sums."""
+    assert weights.data is not None
+    if rest.offset is not None:
+        return np.inf
+    others = tuple(other for other in range(weights.data.ndim) if other != axis)
+    sums = 255.0 * np.abs(weights.data.astype(np.int64)).sum(axis=others)
+    if rest.bias is not None:
+        sums += np.abs(rest.bias)
+    return float((sums * rest.factor).max())
 
 
 def _objections(node: Node, data: Node | None, weights: Node | None) -> Iterator[str]:
@@ -408,4 +398,4 @@ def _store_as(graph: Graph, storage: str) -> None:
         for key in ("quantization", "dequantize"):
             old = node.attrs.get(key)
             if isinstance(old, Quantization):
-                node.attrs[key] = Quantization(old.scale, old.zero_point + shift)
+                node.attrs[key] = dataclasses.replace(old, zero_point=old.zero_point + shift)

@@ -225,10 +225,12 @@ def _quantize(node: Node, args: Arguments, lanes: int) -> Expr:
     """Round half to even, add the zero point, saturate to int8's 256 values."""
     quantization = node.attrs["quantization"]
     # uint8 storage holds value + 128; its zero point has moved along.
-    low = 0 if node.output.dtype == "uint8" else -128
-    zero = quantization.zero_point
-    scaled = args[0] * fconst(1.0 / np.float64(np.float32(quantization.scale)), lanes)
-    bounded = tirx.min(tirx.max(scaled, fconst(low - zero, lanes)), fconst(low + 255 - zero, lanes))
+    first = 0 if node.output.dtype == "uint8" else -128
+    zero, x = quantization.zero_point, args[0]
+    low, high = max(quantization.low, first - zero), min(quantization.high, first + 255 - zero)
+    if quantization.scale != 1:
+        x = x * fconst(1.0 / np.float64(np.float32(quantization.scale)), lanes)
+    bounded = tirx.min(tirx.max(x, fconst(low, lanes)), fconst(high, lanes))
     integer = round_to_integer(bounded, lanes)
     if zero:
         integer = integer + literal(zero, "int32", lanes)

@@ -87,6 +87,8 @@ class _Direct:
             grouped.transpose(0, 3, 4, 2, 1),
             self.tiling.blocks,
             shape.out_width,
+            can_miss=shape.can_miss_rows()
+            or not all(span.is_inside for span in spans(shape, self.tiling.parts)),
         )
         n_blocks, self.rows = self.tiling.n_blocks, shape.batch * shape.out_height
         self.blocks_outer = streams_weights(
@@ -134,18 +136,18 @@ class _Direct:
             with when(exists):
                 self._filter_row(place, span, start, (sums, batch, y, r))
             if "border" in buffers and exists is not True:
-                with otherwise(exists):
-                    self._give_back(sums, range(span.width), place, r, shape.kernel_w)
+                with otherwise(exists), loop(shape.kernel_w) as s:
+                    self._give_back(sums, range(span.width), place, r, s)
         out_row = place.row * index(shape.out_width) + start
         column = place.group * index(self.columns) + place.column
         sums.finish(self.fusion, lambda row: out_row + index(row), column, self.weights.result)
 
     def _give_back(
-        self, sums: Accumulators, rows: Sequence[int], place: "_Place", r: Expr, s: int
+        self, sums: Accumulators, rows: Sequence[int], place: "_Place", r: Expr, s: Expr
     ) -> None:
-        """Undo the zero point's share of a tap (or of a whole filter row) that isn't there."""
+        """Undo the zero point's share of a tap that isn't there."""
         shape = self.shape
-        tap = (place.group * index(shape.kernel_h) + r) * index(shape.kernel_w + 1) + index(s)
+        tap = (place.group * index(shape.kernel_h) + r) * index(shape.kernel_w) + s
         base = tap * index(self.weights.padded) + place.column
         sums.add(rows, self.weights.buffers["border"], bind(base))
 
@@ -196,7 +198,7 @@ class _Direct:
             filter_column(index(column), rows)
             if "border" in self.weights.buffers:
                 missing = [row for row in range(span.width) if row not in rows]
-                self._give_back(sums, missing, place, r, column)
+                self._give_back(sums, missing, place, r, index(column))
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """The constant side of a contraction: packed weights, and what turns sums into results.
 
-Float: sums start from the bias. Integer: for x = (q - z) * s the sum over taps of (q - z) * w
-is the sum of q * w plus a constant, so sums start from -z * sum(w); a tap that the border of
-the image cuts off has no q, and gets z * sum(w of the tap) back. The result is
-``sum * scale + bias`` in float32 (design.md, the Q/DQ contract).
+Sums start from the bias. Integer: for x = (q - z) * s the sum over taps of (q - z) * w is the
+sum of q * w plus a constant, so sums start from bias - z * sum(w); a tap that the border of the
+image cuts off has no q, and gets z * sum(w of the tap) back. The result is ``sum * factor`` in
+float32 (requantization.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,20 +35,19 @@ class Weights:
         depth: k of one tap, padded to the unit's group.
         packed: (group, block, tap, k / unit.group, width, unit.group), flat.
         start: (group, padded columns): what sums start from, or None for zero.
-        border: (group, kernel_h, kernel_w + 1, padded columns) int32: what a missing tap, or at
-            index kernel_w a missing filter row, gives back; None if it is nothing.
-        scale, bias: (group * columns) float32, of integer contractions.
+        border: (group, kernel_h, kernel_w, padded columns) int32: what a missing tap gives back;
+            None if that is nothing, or no tap can be missing.
+        factor, offset: (group * columns) float32, of integer contractions.
     """
 
     unit: Unit
     depth: int
     padded: int
-    kernel_w: int
     packed: Value
     start: Value | None
     border: Value | None
-    scale: Value | None
-    bias: Value | None
+    factor: Value | None
+    offset: Value | None
     buffers: dict[str, Buffer] = field(default_factory=dict)
 
     @property
@@ -57,9 +56,8 @@ class Weights:
         return [value for _, value in self._named()]
 
     def _named(self) -> list[tuple[str, Value]]:
-        named = [
-            (name, getattr(self, name)) for name in ("packed", "start", "border", "scale", "bias")
-        ]
+        names = ("packed", "start", "border", "factor", "offset")
+        named = [(name, getattr(self, name)) for name in names]
         return [(name, value) for name, value in named if value is not None]
 
     def attach(self, buffers: Sequence[Buffer]) -> list[Buffer]:
@@ -72,17 +70,28 @@ class Weights:
         """The float result of a sum, for ``lanes`` channels from ``column``."""
         if not self.unit.is_integer:
             return total
-        value = tirx.Cast("float32" if lanes == 1 else f"float32x{lanes}", total)
-        value = rounded(value * load(self.buffers["scale"], column, lanes), lanes)
-        if "bias" in self.buffers:
-            value = value + load(self.buffers["bias"], column, lanes)
-        return value
+        return scaled(total, self.buffers, column, lanes)
 
 
-def prepare(node: Node, target: Target, taps: Array, blocks: Blocks, rows: int) -> Weights:
-    """Pack the weights of a contraction; ``taps`` are (group, kernel_h, kernel_w, k, columns).
+def scaled(total: Expr, tables: Mapping[str, Buffer], column: Expr, lanes: int) -> Expr:
+    """An integer layer's float result: ``total`` times "factor" plus, if there is one, "offset"."""
+    total = tirx.Cast("float32" if lanes == 1 else f"float32x{lanes}", total)
+    value = rounded(total * load(tables["factor"], column, lanes), lanes)
+    return value + load(tables["offset"], column, lanes) if "offset" in tables else value
 
-    ``rows`` are those that share a register tile's weights, of one of the batch's items.
+
+def prepare(
+    node: Node, target: Target, taps: Array, blocks: Blocks, rows: int, *, can_miss: bool = False
+) -> Weights:
+    """Pack the weights of a contraction.
+
+    Args:
+        node: Conv or MatMul, or an integer one.
+        target: whose multiply-accumulate unit reads them.
+        taps: (group, kernel_h, kernel_w, k, columns).
+        blocks: how columns are cut.
+        rows: those that share a register tile's weights, of one of the batch's items.
+        can_miss: some output pixels miss taps at the border of the image.
 
     Raises:
         UnsupportedError: int32 sums could overflow.
@@ -104,7 +113,6 @@ def prepare(node: Node, target: Target, taps: Array, blocks: Blocks, rows: int) 
         "unit": unit,
         "depth": depth,
         "padded": padded,
-        "kernel_w": kernel_w,
         "packed": constant(f"{name}/packed", packed),
     }
     if not unit.is_integer:
@@ -112,17 +120,22 @@ def prepare(node: Node, target: Target, taps: Array, blocks: Blocks, rows: int) 
         start = None
         if bias is not None and bias.data is not None:
             start = columns_padded(bias.data.reshape(groups, columns), "bias")
-        return Weights(**common, start=start, border=None, scale=None, bias=None)
+        return Weights(**common, start=start, border=None, factor=None, offset=None)
     if kernel_h * kernel_w * depth > LONGEST_SUM:
         raise UnsupportedError(
             f"{node.op} (node {name!r}): {kernel_h * kernel_w * depth} products may overflow int32",
             hint=f"at most {LONGEST_SUM} are summed exactly; keep this layer in float",
         )
-    zero_point = int(node.attrs["zero_point"])
+    sums = taps.astype(np.int64).sum(axis=3) * int(node.attrs["zero_point"])
+    first = -sums.sum(axis=(1, 2))  # (group, columns)
+    bias = node.optional(3)
+    if bias is not None and bias.data is not None:
+        first += bias.data.reshape(first.shape)
     start = border = None
-    if zero_point:
-        sums = taps.astype(np.int64).sum(axis=3) * zero_point  # (group, kh, kw, columns)
-        start = columns_padded(-sums.sum(axis=(1, 2)).astype(np.int32), "start")
-        rows = np.concatenate([sums, sums.sum(axis=2, keepdims=True)], axis=2)
-        border = columns_padded(rows.astype(np.int32), "border")
-    return Weights(**common, start=start, border=border, scale=node.value(2), bias=node.optional(3))
+    if first.any():
+        start = columns_padded(first.astype(np.int32), "start")
+    if can_miss and sums.any():
+        border = columns_padded(sums.astype(np.int32), "border")
+    return Weights(
+        **common, start=start, border=border, factor=node.value(2), offset=node.optional(4)
+    )

@@ -32,12 +32,12 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     loop,
     lowest,
     ramp,
-    rounded,
     store,
     when,
     zeros,
 )
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering
+from deepseek_edge.backends.tvm.schedules.weights import scaled
 from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.target import Target
 from deepseek_edge.tensors import DTYPE_BYTES
@@ -58,7 +58,10 @@ def depthwise(
     if node.op == "IntegerConv":
         if weights[0].size * 255 * 127 >= 1 << 24:
             raise UnsupportedError(f"Conv (node {node.source!r}) sums too many integer products")
-        rest = {"scale": node.value(2), "bias": node.optional(3)}
+        bias = node.optional(3)
+        rest = {"factor": node.value(2), "offset": node.optional(4)}
+        if bias is not None and bias.data is not None:
+            rest["whole bias"] = constant(bias.name, bias.data.astype(np.float32))
     extra.update({name: value for name, value in rest.items() if value is not None})
     return _Window(node, fusion, target, shape, "depthwise", extra).lower()
 
@@ -113,7 +116,7 @@ class _Window:
     target: Target
     shape: Geometry
     kind: str
-    extra: dict[str, Value]  # constants by role: weights, scale, bias, count
+    extra: dict[str, Value]  # constants by role
 
     def lower(self) -> Lowering:
         shape = self.shape
@@ -170,7 +173,7 @@ class _Window:
     def _start(self, column: Expr, lanes: int) -> Expr:
         if self.kind == "max":
             return lowest(self.dtype, lanes)
-        if "bias" in self.buffers and "scale" not in self.buffers:
+        if "bias" in self.buffers:
             return bind(load(self.buffers["bias"], column, lanes))
         return zeros(lanes)
 
@@ -178,10 +181,11 @@ class _Window:
         if "count" in self.buffers:
             mean = total / load_splat(self.buffers["count"], out_pixel, lanes)
             return apply_input_scale(self.node, mean, lanes)
-        if "scale" not in self.buffers:
+        if "factor" not in self.buffers:
             return total
-        total = rounded(total * load(self.buffers["scale"], column, lanes), lanes)
-        return total + load(self.buffers["bias"], column, lanes) if "bias" in self.extra else total
+        if "whole bias" in self.buffers:
+            total = total + load(self.buffers["whole bias"], column, lanes)
+        return scaled(total, self.buffers, column, lanes)
 
     def _load(self, at: Expr, lanes: int) -> Expr:
         """Input elements; quantized ones as floats, without their zero point."""
