@@ -100,7 +100,7 @@ def _checked_row(cell: Cell, graph: Path, folder: Path, threads: Sequence[int]) 
         model=str(graph),
         targets=(cell.target,),
         # An int8 cell is given the Q/DQ graph: it is int8 as it stands.
-        precision="auto" if cell.precision == "int8" else cell.precision,
+        precision=None if cell.precision == "int8" else cell.precision,
         require_run=True,
         dump=folder,
         output=folder / "cell.dse",

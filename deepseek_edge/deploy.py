@@ -12,8 +12,9 @@ from deepseek_edge.errors import UnsupportedError, UsageError
 from deepseek_edge.export import fix_shapes, load_model
 from deepseek_edge.files import write_atomic
 from deepseek_edge.parity import Reference
-from deepseek_edge.pipeline import CompileProgram, tvm_backend
+from deepseek_edge.pipeline import tvm_backend
 from deepseek_edge.pipeline.checking import check_program
+from deepseek_edge.pipeline.choosing import CompileProgram
 from deepseek_edge.pipeline.placement import choose_place
 from deepseek_edge.pipeline.plan import PlannedTarget, check_writable
 from deepseek_edge.pipeline.workspace import work_directory

@@ -34,7 +34,11 @@ TargetOption = Annotated[
     list[str], typer.Option(metavar="ID", help="What to compile for; repeat it for several.")
 ]
 PrecisionOption = Annotated[
-    Precision, typer.Option(help="auto: float32, or int8 if the graph is quantized.")
+    Precision | None,
+    typer.Option(
+        help="auto: int8 where it is faster, with --calib. Default: as the graph is, float32 or "
+        "quantized."
+    ),
 ]
 ShapeOption = Annotated[
     list[str] | None,
@@ -104,7 +108,7 @@ def compile_command(
     model: ModelArgument,
     *,
     target: TargetOption,
-    precision: PrecisionOption = "auto",
+    precision: PrecisionOption = None,
     shape: ShapeOption = None,
     batch: BatchOption = "1",
     calib: CalibOption = None,
@@ -226,7 +230,7 @@ def _program(checked: "ProgramReport") -> Iterator[str]:
         f"verified on {checked.verified}: {samples}, largest error {graph.max_abs:.1e} of the "
         f"output range (allowed {'1e-03' if graph.max_steps is None else '2 steps of 1/255'})"
     )
-    if program.precision == "int8":
+    if program.precision == "int8" or program.layers.kept_float:
         yield from _integers(checked)
 
 

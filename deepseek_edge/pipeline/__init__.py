@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from deepseek_edge.artifacts import Accuracy, Program
+from deepseek_edge.artifacts import Accuracy
 from deepseek_edge.export import fix_shapes, load_model
 from deepseek_edge.parity import Reference
 from deepseek_edge.pipeline.checking import (
@@ -15,6 +15,7 @@ from deepseek_edge.pipeline.checking import (
     judge,
     prepare_evaluation,
 )
+from deepseek_edge.pipeline.choosing import Builder, CompileProgram, compile_graph
 from deepseek_edge.pipeline.packing import describe_source, pack, write_page
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, describe_plan, make_plan
 from deepseek_edge.pipeline.quantizing import Origin, check_against_origin, prepare_calibration
@@ -26,7 +27,6 @@ from deepseek_edge.report import CompileReport, ProfileReport
 __all__ = ["CompileRequest", "CompileResult", "compile_model"]
 
 Progress = Callable[[str, int, int], None]
-CompileProgram = Callable[..., Program]
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,23 @@ def compile_model(
         with work_directory(request.dump, one.target.id) as work_dir:
             clock = Stopwatch()
             with clock.stage("quantize"):
-                graph = origin.graph_for(one.target, progress)
+                quantized = origin.quantized_for(one.target, progress)
             narrate(f"{one.target.id}: compiling")
+            build = Builder(
+                compile_program or tvm_backend(), one.target, request.batches, work_dir, progress
+            )
             with clock.stage("codegen"):
-                program = (compile_program or tvm_backend())(
-                    graph, one.target, batches=request.batches, work_dir=work_dir, progress=progress
-                )
+                compiled = compile_graph(request.precision, origin.model, quantized, build, narrate)
             with clock.stage("parity"):
-                checked = check_against_origin(program, one, graph, origin, narrate)
+                checked = check_against_origin(compiled, one, origin, narrate)
             with clock.stage("evaluation"):
                 accuracy, notes = judge(request, evaluation, checked, one, narrate=narrate)
             pack(request, one, source, checked, evaluation)
+            notes = (*compiled.notes, *notes)
             report = describe_result(one, checked, accuracy, notes, clock.seconds())
             profile = profile_for_page(request, one, checked, narrate)
-        chapters.append(Chapter(one.target, program.entries[0].steps, report, profile))
+        steps = compiled.program.entries[0].steps
+        chapters.append(Chapter(one.target, steps, report, profile))
     if request.html is not None:
         write_page(request.html, f"{source.name}: compile report", chapters)
     return CompileResult(tuple(chapters), request.html)

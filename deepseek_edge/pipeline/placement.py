@@ -30,6 +30,13 @@ def choose_place(target: Target) -> Place | None:
     return None
 
 
+def is_this_machine(target: Target) -> bool:
+    """True if times that are measured here hold for the target: it has this very CPU."""
+    host = load_target("host")
+    here = (host.arch, host.os, host.mcpu, host.features)
+    return (target.arch, target.os, target.mcpu, target.features) == here
+
+
 def estimate_s(entry: Entry, place: Place) -> float:
     """Rough seconds of one call; 0 on the host, where it never matters."""
     if place == "host":

@@ -24,11 +24,11 @@ class CompileRequest:
     Attributes:
         model: a path (.onnx, .pt2, a Hugging Face folder), "package.module:factory", or a graph.
         targets: ids; one bundle each.
-        precision: of ``PRECISIONS``; "auto" leaves the graph as it is: float32, or int8 if it
-            has Q/DQ nodes.
+        precision: of ``PRECISIONS``; None leaves the graph as it is: float32, or int8 if it
+            has Q/DQ nodes. "auto" is int8 where that is faster.
         shapes: of inputs whose shape the model leaves open, by name.
         batches: an entry each; the entries share the weights.
-        calibration: a data set's id or path, for int8.
+        calibration: a data set's id or path, for int8 and auto.
         samples: how many of it at most.
         quantization: how; the scheme of activations is the target's.
         preprocess: of a folder of images: id of a description whose preprocessing is meant.
@@ -43,7 +43,7 @@ class CompileRequest:
 
     model: str | onnx.ModelProto
     targets: tuple[str, ...] = ("host",)
-    precision: str = "auto"
+    precision: str | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     batches: tuple[int, ...] = (1,)
     calibration: str | None = None
@@ -106,7 +106,7 @@ def make_plan(request: CompileRequest) -> tuple[PlannedTarget, ...]:
 
 def describe_plan(request: CompileRequest, planned: Sequence[PlannedTarget]) -> Iterator[str]:
     """Say in lines what will be done, with every default resolved."""
-    precision = "auto (as the graph)" if request.precision == "auto" else request.precision
+    precision = request.precision or "as the graph"
     batches = ",".join(map(str, request.batches))
     yield f"model {model_name(request.model)}, precision {precision}, batch {batches}"
     for one in planned:
@@ -159,7 +159,7 @@ def output_paths(output: Path | None, name: str, targets: Sequence[str]) -> tupl
 def _check_options(request: CompileRequest) -> None:
     if not request.targets:
         raise UsageError("no target is given", hint="--target host (deepseek-edge target list)")
-    if request.precision not in PRECISIONS:
+    if request.precision not in (None, *PRECISIONS):
         raise UsageError(
             f"unknown precision {request.precision!r}", hint=f"one of {', '.join(PRECISIONS)}"
         )
@@ -167,8 +167,8 @@ def _check_options(request: CompileRequest) -> None:
         raise UsageError("a batch holds at least one sample", hint="--batch 1,4")
     if len(set(request.batches)) < len(request.batches):
         raise UsageError("a batch size is given twice", hint="--batch 1,4")
-    if request.calibration is not None and request.precision != "int8":
-        raise UsageError("calibration data is for INT8", hint="add --precision int8")
+    if request.calibration is not None and request.precision not in ("int8", "auto"):
+        raise UsageError("calibration data is for INT8", hint="add --precision int8 or auto")
     if request.calibration is None and request.quantization != QuantConfig():
         raise UsageError("options of quantization need data", hint="add --calib SOURCE")
     if request.samples is not None and request.samples < 1:
@@ -179,18 +179,20 @@ def _check_options(request: CompileRequest) -> None:
         )
 
 
-def _check_precision(precision: str, target: Target) -> None:
-    if precision == "auto":
+def _check_precision(precision: str | None, target: Target) -> None:
+    if precision is None:
         return
-    if precision not in COMPILED_PRECISIONS:
-        raise UnsupportedError(
-            f"precision {precision} is not supported by this version",
-            hint="--precision float32 compiles for every target",
-        )
-    if precision not in target.precisions:
-        raise UnsupportedError(
-            f"{target.id} has no {precision}", hint=f"it has {', '.join(target.precisions)}"
-        )
+    needed = COMPILED_PRECISIONS if precision == "auto" else (precision,)
+    for one in needed:
+        if one not in COMPILED_PRECISIONS:
+            raise UnsupportedError(
+                f"precision {one} is not supported by this version",
+                hint="--precision float32 compiles for every target",
+            )
+        if one not in target.precisions:
+            raise UnsupportedError(
+                f"{target.id} has no {one}", hint=f"it has {', '.join(target.precisions)}"
+            )
 
 
 def check_writable(path: Path) -> None:

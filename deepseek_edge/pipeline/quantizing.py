@@ -81,13 +81,13 @@ def prepare_calibration(
         ModelError: data for a graph that is quantized already.
     """
     if is_quantized(model):
-        if request.calibration is not None:
+        if request.calibration is not None or request.precision == "auto":
             raise ModelError(
-                "the model is quantized already, so there is nothing to calibrate",
-                hint="leave --calib out, or give the float model",
+                "the model is quantized already, so there is nothing to calibrate or to choose",
+                hint="leave --calib and --precision out, or give the float model",
             )
         return None
-    if request.precision != "int8":
+    if request.precision not in ("int8", "auto"):
         return None
     if request.calibration is None:
         raise UsageError(
@@ -126,33 +126,48 @@ class Origin:
     reference: Reference
     calibration: Calibration | None
 
-    def graph_for(self, target: Target, progress: Progress) -> onnx.ModelProto:
-        """The graph to compile; raises what :meth:`Calibration.quantized_for` raises."""
+    def quantized_for(self, target: Target, progress: Progress) -> QuantizedModel | None:
+        """None without calibration; raises what :meth:`Calibration.quantized_for` raises."""
         if self.calibration is None:
-            return self.model
-        return self.calibration.quantized_for(target, progress).model
+            return None
+        return self.calibration.quantized_for(target, progress)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What became of a model.
+
+    Attributes:
+        graph: that ``program`` was compiled from.
+        quantized: what wrote ``graph``; None if that is the model as it was given.
+        notes: on how it was chosen.
+    """
+
+    graph: onnx.ModelProto
+    quantized: QuantizedModel | None
+    program: Program
+    notes: tuple[str, ...] = ()
 
 
 def check_against_origin(
-    program: Program, one: PlannedTarget, graph: onnx.ModelProto, origin: Origin, narrate: Narrate
+    compiled: Compiled, one: PlannedTarget, origin: Origin, narrate: Narrate
 ) -> CheckedProgram:
     """Compare a program with its graph, and with the float model on data that this came from.
 
     Args:
-        program: compiled.
+        compiled: for ``one``.
         one: the target, and where to run it.
-        graph: that was compiled.
         origin: of the graph.
         narrate: told lines for a person.
 
     Raises:
         ParityError: the program computes something else than its graph.
     """
-    calibration = origin.calibration
-    if calibration is None:
+    calibration, quantized = origin.calibration, compiled.quantized
+    program, graph = compiled.program, compiled.graph
+    if calibration is None or quantized is None:
         return check_program(program, one, graph, origin.reference, narrate)
     checked = check_program(program, one, graph, Reference(graph), narrate)
-    quantized = calibration.quantized_for(one.target)
     errors = layer_errors(quantized, calibration.samples)
     checked = replace(checked, report=replace(checked.report, layer_errors=errors))
     shapes = {spec.name: spec.shape for spec in program.entries[0].inputs}

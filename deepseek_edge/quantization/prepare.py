@@ -45,7 +45,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
                 hint="calibrate the float model, or compile this one as it is",
             )
     prepared = _convert_opset(model)
-    _name_nodes(prepared)
+    name_nodes(prepared)
     _constants_to_initializers(prepared)
     _drop_identities(prepared)
     _scale_gemm(prepared)
@@ -77,7 +77,8 @@ def _convert_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
-def _name_nodes(model: onnx.ModelProto) -> None:
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give nodes distinct names, in place; those that have one keep it."""
     seen: set[str] = set()
     for node in model.graph.node:
         name = node.name or node.output[0]

@@ -73,7 +73,7 @@ def test_results_go_to_stdout_and_the_plan_to_stderr(
     found = capsys.readouterr()
     assert found.out.startswith("host: tiny-host.dse (")
     assert "verified on host: 3 samples" in found.out
-    assert found.err.startswith("model tiny, precision auto (as the graph), batch 1\n")
+    assert found.err.startswith("model tiny, precision as the graph, batch 1\n")
     assert "\x1b" not in found.out + found.err
 
 

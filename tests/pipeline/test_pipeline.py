@@ -241,7 +241,7 @@ def test_progress_and_narration_are_told(model: Path) -> None:
         narrate=lines.append,
         progress=lambda *event: stages.append(event),
     )
-    assert lines[0] == "model tiny, precision auto (as the graph), batch 1"
+    assert lines[0] == "model tiny, precision as the graph, batch 1"
     assert stages == [("kernels", 0, 1), ("kernels", 1, 1)]
 
 

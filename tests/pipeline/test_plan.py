@@ -57,9 +57,9 @@ def test_what_needs_a_run_is_refused_without_an_emulator(
     assert "qemu-user-static" in caught.value.hint
 
 
-def test_auto_leaves_the_graph_as_it_is(tmp_path: Path) -> None:
+def test_without_a_precision_the_graph_stays_as_it_is(tmp_path: Path) -> None:
     asked = request(tmp_path)
-    assert "precision auto (as the graph)" in next(iter(describe_plan(asked, make_plan(asked))))
+    assert "precision as the graph" in next(iter(describe_plan(asked, make_plan(asked))))
 
 
 @pytest.mark.parametrize("precision", ["float16", "w4a16"])
