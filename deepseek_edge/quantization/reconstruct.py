@@ -55,15 +55,13 @@ class Statistics:
     """Of a layer's input vectors: x in the float graph, y in the quantized one.
 
     Attributes:
-        hessian: (groups, k, k) mean of y y^T, about the mean if a bias can take that up.
+        hessian: (groups, k, k) mean of y y^T, about the mean if a bias can take that up; damped.
         mean_float, mean_quantized: (groups, k) of x and y.
-        vectors: how many.
     """
 
     hessian: Array
     mean_float: Array
     mean_quantized: Array
-    vectors: int
 
 
 @dataclass(frozen=True)
@@ -176,11 +174,6 @@ def _round_rows(
     hessian = np.broadcast_to(np.eye(k), (groups, k, k))
     if statistics is not None:
         hessian = statistics.hessian
-        size = np.maximum(np.einsum("gkk->g", hessian) / k, _TINY)
-        # Fewer vectors than values say nothing about most directions.
-        damping = DAMPING * max(1.0, k / statistics.vectors)
-        hessian = hessian.copy()
-        hessian.reshape(groups, -1)[:, :: k + 1] += damping * size[:, None]
     scales = best_scales(rows, np.einsum("gkk->gk", hessian))
     channels = merge_scales(product, scales)
     scales = spread_scales(product, channels)
@@ -233,7 +226,11 @@ def gather(
     mean_float, from_middle = sums / vectors
     if is_centered:
         hessian -= from_middle[:, :, None] * from_middle[:, None, :]
-    return Statistics(hessian, mean_float, from_middle + middle[:, 0], vectors)
+    size = np.maximum(np.einsum("gkk->g", hessian) / k, _TINY)
+    # Fewer vectors than values say nothing about most directions.
+    damping = DAMPING * max(1.0, k / vectors)
+    np.einsum("gkk->gk", hessian)[...] += damping * size[:, None]
+    return Statistics(hessian, mean_float, from_middle + middle[:, 0])
 
 
 def _mean_error(product: Product, rows: Array, real: Array, statistics: Statistics) -> Array:

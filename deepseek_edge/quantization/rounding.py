@@ -69,7 +69,7 @@ def best_scales(weights: Array, importance: Array) -> Array:
 def _nearest(weights: Array, scales: Array) -> Array:
     import numpy as np
 
-    steps = np.rint(weights / scales[..., None].astype(np.float64))
+    steps = np.rint(weights / scales[..., None].astype(weights.dtype))
     kept: Array = np.clip(steps, -WEIGHT_MAX, WEIGHT_MAX)
     return kept
 
@@ -95,6 +95,8 @@ def round_compensated(weights: Array, scales: Array, hessian: Array) -> Array:
     import numpy as np
 
     steps = _compensate(weights, scales, hessian)
+    # Which integer is nearest needs no more digits, and both time and memory are half.
+    weights, hessian = weights.astype(np.float32), hessian.astype(np.float32)
     for _ in range(DESCENTS):
         if not _descend(weights, scales, hessian, steps):
             break
@@ -107,10 +109,10 @@ def round_compensated(weights: Array, scales: Array, hessian: Array) -> Array:
 
 
 def output_error(weights: Array, scales: Array, steps: Array, hessian: Array) -> Array:
-    """Mean squared error of each row's output: e H e^T, (groups, rows) float64."""
+    """Mean squared error of each row's output: e H e^T, (groups, rows)."""
     import numpy as np
 
-    error = weights - steps * scales[..., None].astype(np.float64)
+    error = weights - steps * scales[..., None].astype(weights.dtype)
     cost: Array = np.einsum("grk,grk->gr", error @ hessian, error)
     return cost
 
@@ -126,13 +128,13 @@ def _compensate(weights: Array, scales: Array, hessian: Array) -> Array:
     # The inputs that matter most go first, while all others can still make up for them.
     order = np.argsort(np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
     goal = np.take_along_axis(weights, order[:, None, :], axis=2)
-    permuted = np.take_along_axis(
-        np.take_along_axis(hessian, order[:, :, None], axis=1), order[:, None, :], axis=2
-    )
+    group = np.arange(len(order))[:, None, None]
+    lower = np.linalg.cholesky(hessian[group, order[:, :, None], order[:, None, :]])
+    lower /= np.einsum("gkk->gk", lower)[:, None, :].copy()
     # The upper factor, each row over its diagonal.
-    factor = np.linalg.cholesky(permuted).transpose(0, 2, 1)
-    factor = factor / np.diagonal(factor, axis1=1, axis2=2)[:, :, None]
-    wide = scales.astype(np.float64)
+    factor = lower.astype(np.float32).transpose(0, 2, 1)
+    del lower
+    goal, wide = goal.astype(np.float32), scales
     steps, error = np.empty_like(goal), np.zeros_like(goal)
     for end in range(goal.shape[2], 0, -_BLOCK):
         start = max(end - _BLOCK, 0)
@@ -151,7 +153,7 @@ def _descend(weights: Array, scales: Array, hessian: Array, steps: Array) -> boo
     """Move each integer to where the error is least, the others held; True if any moved."""
     import numpy as np
 
-    wide = scales.astype(np.float64)
+    wide = scales
     error = weights - steps * wide[..., None]
     moved = False
     for start in range(0, weights.shape[2], _BLOCK):
