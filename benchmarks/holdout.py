@@ -1,0 +1,101 @@
+"""Which way of quantizing serves best on calibration data that it has not seen.
+
+``python -m benchmarks.holdout [MODEL ...]`` parts each model's calibration samples in two, takes
+ranges and rounding from one half and measures the SQNR of the first output on the other, and the
+other way round. The defaults of ``QuantConfig`` are chosen by what it writes to
+``benchmarks/results/holdout.json``, so that data for evaluation chooses nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from benchmarks.models import model_path
+from benchmarks.quantization import TRIALS, Sample, synthetic
+from deepseek_edge.files import write_atomic
+from deepseek_edge.parity import Reference, compare_float
+from deepseek_edge.quantization import QuantConfig, QuantizedModel, Quantizer
+from deepseek_edge.quantization.calibrate import FewSamplesWarning
+
+RESULTS = Path(__file__).parent / "results" / "holdout.json"
+MODELS = ("efficientnet-lite0", "rapidocr-cls", "mobilenetv2")
+# Observers, scheme and equalization differ from the first by one thing each. Nearest rounding
+# makes that quick; what rounding itself is worth follows.
+PLAIN = QuantConfig(rounding="nearest")
+CONFIGS = (
+    PLAIN,
+    replace(PLAIN, observer="moving-average"),
+    replace(PLAIN, observer="percentile"),
+    replace(PLAIN, observer="entropy"),
+    replace(PLAIN, observer="mse"),
+    replace(PLAIN, quant_scheme="symmetric"),
+    replace(PLAIN, equalization=False),
+    QuantConfig(),
+    QuantConfig(equalization=False),
+)
+
+
+def without_correction(found: QuantizedModel) -> QuantizedModel:
+    """The same integers with the float model's biases."""
+    rounded = replace(found.parts.rounded, biases={})
+    return replace(found, parts=replace(found.parts, rounded=rounded)).keep_float({})
+
+
+def measure(name: str) -> Iterator[dict[str, Any]]:
+    """Rows of a model: one a way of quantizing."""
+    model = onnx.load(model_path(name))
+    samples = TRIALS[name](model).calibration
+    halves = (samples[::2], samples[1::2])
+    exact = Reference(model)
+    for config in CONFIGS:
+        runs: dict[bool, list[tuple[Any, Any]]] = {True: [], False: []}
+        for fit, held_out in (halves, halves[::-1]):
+            found = Quantizer(model, config).calibrate(fit).quantize()
+            for is_corrected in runs if config.equalization else [True]:
+                one = found if is_corrected else without_correction(found)
+                runs[is_corrected] += _run_both(exact, Reference(one.model), held_out)
+        for is_corrected, pairs in runs.items():
+            if pairs:
+                distance = compare_float([e for e, _ in pairs], [a for _, a in pairs])
+                yield {
+                    "model": name,
+                    "weights": "random" if TRIALS[name] is synthetic else "trained",
+                    **asdict(config),
+                    "bias_correction": is_corrected,
+                    "fit_samples": len(halves[0]),
+                    "held_out_samples": len(pairs),
+                    "sqnr_db": round(distance.sqnr_db, 2),
+                }
+
+
+def _run_both(
+    exact: Reference, quantized: Reference, samples: Sequence[Sample]
+) -> list[tuple[Any, Any]]:
+    return [(exact.run(sample), quantized.run(sample)) for sample in samples]
+
+
+def main() -> None:
+    """Measure, print each row, and write all of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", help=", ".join(TRIALS))
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore", FewSamplesWarning)
+    rows = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else []
+    for name in arguments.models or MODELS:
+        rows = [row for row in rows if row["model"] != name]
+        for row in measure(name):
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    write_atomic(RESULTS, (json.dumps(rows, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
