@@ -65,9 +65,9 @@ def lower(step: FusedStep, target: Target) -> Lowering:
 def _lower(step: FusedStep, target: Target) -> Lowering:
     node = step.anchor
     if node is None:
-        return elementwise.elementwise(Fusion(step), target)
+        return elementwise.elementwise(Fusion(step, target), target)
     if node.op in _PLAIN:
         return _PLAIN[node.op](node, target)
     if is_reduction(node):
-        return reduction.reduce(node, Fusion(step), target)
-    return _FUSING[node.op](node, Fusion(step), target)
+        return reduction.reduce(node, Fusion(step, target), target)
+    return _FUSING[node.op](node, Fusion(step, target), target)

@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from tvm import tirx
-
 from deepseek_edge.backends.tvm.schedules.blocks import Columns
 from deepseek_edge.backends.tvm.schedules.dot import Unit
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
@@ -25,6 +23,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     local,
     loop,
     pieces,
+    select,
     splat,
     store,
 )
@@ -134,13 +133,32 @@ class Accumulators:
         ``result`` maps (sum, column, lanes) to the anchor's float result.
         """
         for row in range(self.rows):
-            for offset, lanes in self.block.vectors:
-                valid = min(lanes, self.block.stored - offset)
-                for shift, width in pieces(valid, lanes):
-                    at = self._at(row, offset) + shift
-                    place = column + index(offset + shift)
-                    value = result(load(self.buffer, at, width), place, width)
-                    fusion.finish(value, row_of(row), place, width)
+            for offset, parts in self._finished_at_once(fusion.target):
+                sums = [load(self.buffer, self._at(row, o), lanes) for o, lanes in parts]
+                width = sum(lanes for _, lanes in parts)
+                total = sums[0] if len(sums) == 1 else select(sums, range(width))
+                place = column + index(offset)
+                fusion.finish(result(total, place, width), row_of(row), place, width)
+
+    def _finished_at_once(self, target: Target) -> list[tuple[int, list[tuple[int, int]]]]:
+        """(column, vectors by column and lanes): of a row's integers, two vectors at a time.
+
+        They are narrowed to a quarter or half of their width, whose registers then are full.
+        """
+        valid = [
+            (offset + shift, width)
+            for offset, lanes in self.block.vectors
+            for shift, width in pieces(min(lanes, self.block.stored - offset), lanes)
+        ]
+        joined: list[tuple[int, list[tuple[int, int]]]] = []
+        for offset, lanes in valid:
+            before = joined[-1][1] if joined else []
+            full = 32 * lanes == target.vector_bits < 512 and self.unit.is_integer
+            if full and len(before) == 1 and before[0][1] == lanes:
+                before.append((offset, lanes))
+            else:
+                joined.append((offset, [(offset, lanes)]))
+        return joined
 
 
 class PairedAccumulators(Accumulators):
@@ -231,7 +249,7 @@ class PairedAccumulators(Accumulators):
                         for place in ([half, half + 1] if row in rows else [4, 5])
                     ]
                     at = self._block(pair, offset + half)
-                    both = _select([vector, nothing], places)
+                    both = select([vector, nothing], places)
                     store(self.buffer, at, 4, load(self.buffer, at, 4) + both)
 
     def finish(
@@ -246,8 +264,8 @@ class PairedAccumulators(Accumulators):
             for offset, _ in self.block.vectors:
                 at = self._block(pair, offset)
                 blocks = [bind(load(self.buffer, at + 4 * half, 4)) for half in range(2)]
-                store(self.buffer, at, 4, _select(blocks, [0, 1, 4, 5]))
-                store(self.buffer, at + 4, 4, _select(blocks, [2, 3, 6, 7]))
+                store(self.buffer, at, 4, select(blocks, [0, 1, 4, 5]))
+                store(self.buffer, at + 4, 4, select(blocks, [2, 3, 6, 7]))
         super().finish(fusion, row_of, column, result)
 
 
@@ -259,12 +277,7 @@ def _pairs(rows: Sequence[Expr], group: int) -> list[Expr]:
     """For each step of two rows' inputs: ``group`` of the first, then of the second."""
     length = lanes_of(rows[0])
     steps = [range(first, first + group) for first in range(0, length, group)]
-    return [bind(_select(rows, [*step, *(length + k for k in step)])) for step in steps]
-
-
-def _select(vectors: Sequence[Expr], places: Sequence[int]) -> Expr:
-    """Lanes of several vectors, counted through."""
-    return tirx.Shuffle(list(vectors), [tirx.const(place, "int32") for place in places])
+    return [bind(select(rows, [*step, *(length + k for k in step)])) for step in steps]
 
 
 def accumulators(

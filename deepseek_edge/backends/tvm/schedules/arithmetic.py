@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node
@@ -221,29 +220,6 @@ def _is_infinite(node: Node, args: Arguments, lanes: int) -> Expr:
     return tirx.Or(high, low) if node.attrs.get("detect_positive", 1) else low
 
 
-def _quantize(node: Node, args: Arguments, lanes: int) -> Expr:
-    """Round half to even, add the zero point, saturate to int8's 256 values."""
-    quantization = node.attrs["quantization"]
-    # uint8 storage holds value + 128; its zero point has moved along.
-    first = 0 if node.output.dtype == "uint8" else -128
-    zero, x = quantization.zero_point, args[0]
-    low, high = max(quantization.low, first - zero), min(quantization.high, first + 255 - zero)
-    if quantization.scale != 1:
-        x = x * fconst(1.0 / np.float64(np.float32(quantization.scale)), lanes)
-    bounded = tirx.min(tirx.max(x, fconst(low, lanes)), fconst(high, lanes))
-    integer = round_to_integer(bounded, lanes)
-    if zero:
-        integer = integer + literal(zero, "int32", lanes)
-    return converted(integer, lanes, node.output.dtype)
-
-
-def round_to_integer(x: Expr, lanes: int) -> Expr:
-    """The nearest int32, ties to even: one instruction on x86, where a rounding mode is set."""
-    if lanes == 1:
-        return converted(tirx.nearbyint(x), 1, "int32")
-    return tirx.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.lrint", x)
-
-
 def dequantize(x: Expr, scale: float, zero_point: int, lanes: int) -> Expr:
     """(x - zero point) * scale in float32."""
     value = converted(x, lanes, "int32")
@@ -332,7 +308,6 @@ _RULES: dict[str, Rule] = {
     "Or": _fold(tirx.Or),
     "PRelu": _leaky,
     "Pow": _power,
-    "QuantizeLinear": _quantize,
     "Reciprocal": _unary(lambda x, n: fconst(1.0, n) / x),
     "Relu": _unary(lambda x, n: tirx.max(zero_of(x, n), x)),
     "Round": _unary(lambda x, n: tirx.nearbyint(x)),

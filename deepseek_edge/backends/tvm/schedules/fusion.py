@@ -24,6 +24,8 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     store,
     unravel,
 )
+from deepseek_edge.backends.tvm.schedules.requantize import quantize
+from deepseek_edge.target import Target
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Fusion:
     """
 
     step: FusedStep
+    target: Target
     operands: list[Value] = field(init=False)
     buffers: dict[Value, Buffer] = field(default_factory=dict)
     shapes: dict[Value, tuple[int, ...]] = field(default_factory=dict)
@@ -76,7 +79,11 @@ class Fusion:
                 for value in node.inputs
                 if value is not None
             ]
-            result = evaluate(node, [once(arg) for arg in args], lanes)
+            args = [once(arg) for arg in args]
+            if node.op == "QuantizeLinear":
+                result = quantize(node, args[0], lanes, self.target)
+            else:
+                result = evaluate(node, args, lanes)
             if self.is_integer and node.op == "Mul" and node.output.dtype == "float32":
                 result = rounded(result, lanes)
             known[node.output] = once(result)

@@ -139,6 +139,11 @@ def literal(value: float | int, dtype: str, lanes: int) -> Expr:
     return splat(tirx.const(value, dtype), lanes)
 
 
+def select(vectors: Sequence[Expr], places: Sequence[int]) -> Expr:
+    """Lanes of several vectors, counted through."""
+    return tirx.Shuffle(list(vectors), [tirx.const(place, "int32") for place in places])
+
+
 def load(buffer: Buffer, base: Expr | int, lanes: int) -> Expr:
     """``lanes`` consecutive elements."""
     return buffer[ramp(base, lanes)]
