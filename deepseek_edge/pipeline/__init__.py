@@ -18,7 +18,7 @@ from deepseek_edge.pipeline.checking import (
 from deepseek_edge.pipeline.choosing import Builder, CompileProgram, compile_graph
 from deepseek_edge.pipeline.packing import describe_source, pack, write_page
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, describe_plan, make_plan
-from deepseek_edge.pipeline.quantizing import Origin, check_against_origin, prepare_calibration
+from deepseek_edge.pipeline.quantizing import Origin, check_best, prepare_calibration
 from deepseek_edge.pipeline.workspace import Stopwatch, work_directory
 from deepseek_edge.profiling.html import Chapter
 from deepseek_edge.profiling.measure import measure
@@ -91,7 +91,7 @@ def compile_model(
             with clock.stage("codegen"):
                 compiled = compile_graph(request.precision, origin.model, quantized, build, narrate)
             with clock.stage("parity"):
-                checked = check_against_origin(compiled, one, origin, narrate)
+                compiled, checked = check_best(compiled, one, origin, narrate)
             with clock.stage("evaluation"):
                 accuracy, notes = judge(request, evaluation, checked, one, narrate=narrate)
             pack(request, one, source, checked, evaluation)

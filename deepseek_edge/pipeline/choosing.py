@@ -142,14 +142,17 @@ def choose_precision(
         narrate(f"{target.id}: compiling {len(mixed.layers)} of {len(costs)} layers in int8")
         programs["mixed"] = builder.build(mixed.model, "mixed")
     calls = dict(zip(programs, watch.calls(list(programs.values())), strict=True))
+    pure = min(("float32", "int8"), key=lambda name: calls[name])
     best = min(calls, key=lambda name: calls[name])
-    notes = (f"auto, {basis}: {best}, of {_times(calls)}",)
-    program = programs[best]
-    if best == "float32":
-        layers = explain(program.layers, all_float(costs, basis))
-        return Compiled(model, None, replace(program, layers=layers), notes)
-    chosen = mixed if best == "mixed" else quantized
-    return Compiled(chosen.model, chosen, _explained(program, chosen), notes)
+    if pure == "float32":
+        layers = explain(programs[pure].layers, all_float(costs, basis))
+        found = Compiled(model, None, replace(programs[pure], layers=layers))
+    else:
+        found = Compiled(quantized.model, quantized, _explained(programs[pure], quantized))
+    if best == "mixed":
+        program = _explained(programs[best], mixed)
+        found = Compiled(mixed.model, mixed, program, otherwise=found)
+    return replace(found, notes=(f"auto, {basis}: {best}, of {_times(calls)}",))
 
 
 def named(model: onnx.ModelProto) -> onnx.ModelProto:

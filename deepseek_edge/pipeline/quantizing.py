@@ -7,7 +7,7 @@ import onnx
 
 from deepseek_edge.artifacts import Program
 from deepseek_edge.datasets import Dataset, check_disjoint, load_dataset
-from deepseek_edge.errors import ModelError, UsageError
+from deepseek_edge.errors import ModelError, ParityError, UsageError
 from deepseek_edge.parity import Reference, Tensors, compare_float
 from deepseek_edge.pipeline.checking import CheckedProgram, Evaluation, Narrate, check_program
 from deepseek_edge.pipeline.placement import Place, open_program
@@ -141,12 +141,36 @@ class Compiled:
         graph: that ``program`` was compiled from.
         quantized: what wrote ``graph``; None if that is the model as it was given.
         notes: on how it was chosen.
+        otherwise: what to take if this one doesn't compute what its graph says.
     """
 
     graph: onnx.ModelProto
     quantized: QuantizedModel | None
     program: Program
     notes: tuple[str, ...] = ()
+    otherwise: "Compiled | None" = None
+
+
+def check_best(
+    compiled: Compiled, one: PlannedTarget, origin: Origin, narrate: Narrate
+) -> tuple[Compiled, CheckedProgram]:
+    """Check a program, and the one in its place if it fails: integers repeat, floats round.
+
+    A float layer between integer ones may round a value to the other side of a tie, which the
+    layers behind it can amplify beyond what parity allows. A note says that it was so.
+
+    Args, Raises:
+        As :func:`check_against_origin`, of the last one.
+    """
+    try:
+        return compiled, check_against_origin(compiled, one, origin, narrate)
+    except ParityError as error:
+        if compiled.otherwise is None:
+            raise
+        note = f"the mix was dropped, since float rounding upsets its integers: {error}"
+        narrate(f"{one.target.id}: {note}")
+        other = replace(compiled.otherwise, notes=(*compiled.notes, note))
+        return check_best(other, one, origin, narrate)
 
 
 def check_against_origin(

@@ -1,5 +1,7 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -7,9 +9,9 @@ import onnx
 import pytest
 
 from deepseek_edge.artifacts import Entry, KeptFloat, Layers, Program, Step
-from deepseek_edge.errors import ModelError, UsageError
+from deepseek_edge.errors import ModelError, ParityError, UsageError
 from deepseek_edge.integer_form import is_quantized
-from deepseek_edge.pipeline import CompileRequest, compile_model
+from deepseek_edge.pipeline import CompileRequest, compile_model, quantizing
 from deepseek_edge.pipeline.choosing import Builder, Clocks, choose_precision, named
 from deepseek_edge.pipeline.quantizing import Compiled
 from deepseek_edge.quantization import QuantConfig, QuantizedModel, Quantizer
@@ -127,6 +129,29 @@ def test_another_machine_is_modelled(quantized: QuantizedModel, tmp_path: Path) 
     assert found.notes[0].startswith("auto, modelled: int8, of float32 ")
 
 
+def test_a_mix_that_fails_its_parity_is_replaced_and_that_is_said(
+    quantized: QuantizedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _ = choose(quantized, tmp_path, int8_ms=(1, 5, 1, 1))
+    said: list[str] = []
+
+    def check(compiled: Compiled, *_: Any) -> Any:
+        if compiled.program.library.parent.name == "mixed":
+            raise ParityError("output 'y' is 6 steps off")
+        return "checked"
+
+    monkeypatch.setattr(quantizing, "check_against_origin", check)
+    one: Any = SimpleNamespace(target=SimpleNamespace(id="host"))
+    origin: Any = None
+    kept, checked = quantizing.check_best(found, one, origin, said.append)
+    assert checked == "checked"  # type: ignore[comparison-overlap]
+    assert kept.program.library.parent.name == "int8"
+    assert kept.notes[1].endswith("output 'y' is 6 steps off")
+    assert said == [f"host: {kept.notes[1]}"]
+    with pytest.raises(ParityError):
+        quantizing.check_best(replace(found, otherwise=None), one, origin, said.append)
+
+
 def test_nodes_without_a_name_get_the_one_that_their_layer_has() -> None:
     model = residual()
     for node in model.graph.node:
@@ -137,7 +162,11 @@ def test_nodes_without_a_name_get_the_one_that_their_layer_has() -> None:
 
 
 def request(folder: Path, model: onnx.ModelProto, **changes: Any) -> CompileRequest:
-    fields = {"model": model, "precision": "auto", "output": folder / "m.dse"} | changes
+    fields: dict[str, Any] = {
+        "model": model,
+        "precision": "auto",
+        "output": folder / "m.dse",
+    } | changes
     return CompileRequest(**fields)
 
 
