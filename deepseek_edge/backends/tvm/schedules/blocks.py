@@ -47,6 +47,12 @@ def choose_tile(target: Target, rows: int, columns: int, items: int = 1) -> Tile
     return Tile(min(rows, max(1, sums // vectors)), vectors, lanes)
 
 
+def split_full(length: int, most: int) -> list[int]:
+    """Cut ``length`` into parts of ``most`` and what remains."""
+    full, rest = divmod(length, most)
+    return [most] * full + [rest] * (rest > 0)
+
+
 def split_evenly(length: int, most: int) -> list[int]:
     """Cut ``length`` into the fewest parts of at most ``most``, as equal as possible."""
     parts = ceil_div(length, most)
@@ -174,11 +180,22 @@ class Tiling:
 
     @classmethod
     def of(
-        cls, target: Target, rows: int, columns: int, *, padded: bool, items: int = 1
+        cls,
+        target: Target,
+        rows: int,
+        columns: int,
+        *,
+        padded: bool,
+        items: int = 1,
+        paired: bool = False,
     ) -> "Tiling":
-        """The tiling for ``target``; ``padded`` as in ``column_blocks``."""
+        """The tiling for ``target``; ``padded`` as in ``column_blocks``.
+
+        ``paired``: rows are multiplied in pairs, so that only one tile should have an odd one.
+        """
         tile = choose_tile(target, rows, columns, items)
-        return cls(tile, column_blocks(columns, tile, padded=padded), split_evenly(rows, tile.rows))
+        split = split_full if paired else split_evenly
+        return cls(tile, column_blocks(columns, tile, padded=padded), split(rows, tile.rows))
 
     @property
     def n_blocks(self) -> int:

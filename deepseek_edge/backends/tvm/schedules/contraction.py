@@ -19,7 +19,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     index,
 )
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering, ceil_div
-from deepseek_edge.backends.tvm.schedules.weights import prepare
+from deepseek_edge.backends.tvm.schedules.weights import prepare, unit_of
 from deepseek_edge.target import Target
 
 
@@ -44,8 +44,10 @@ def packed_matmul(
     """(rows, k) x constant (k, n): a task is one part of rows by one block of columns."""
     depth, columns = matrix.shape
     items = node.attrs.get("items", 1)
-    tiling = Tiling.of(target, rows, columns, padded=True, items=items)
-    weights = prepare(node, target, matrix[None, None, None], tiling.blocks, ceil_div(rows, items))
+    each = ceil_div(rows, items)
+    paired = unit_of(node, target, depth, each).paired
+    tiling = Tiling.of(target, rows, columns, padded=True, items=items, paired=paired)
+    weights = prepare(node, target, matrix[None, None, None], tiling.blocks, each)
     n_parts, n_blocks = len(tiling.parts), tiling.n_blocks
     blocks_outer = streams_weights(depth * columns, rows * depth, n_parts, n_blocks, target)
 

@@ -36,7 +36,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     when,
 )
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering
-from deepseek_edge.backends.tvm.schedules.weights import prepare
+from deepseek_edge.backends.tvm.schedules.weights import prepare, unit_of
 from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.target import Target
 
@@ -78,7 +78,9 @@ class _Direct:
         out_channels, self.depth = self.kernel.shape[:2]
         self.groups = shape.channels // self.depth
         self.columns = out_channels // self.groups
-        self.tiling = Tiling.of(self.target, shape.out_width, self.columns, padded=True)
+        width = shape.out_width
+        paired = unit_of(self.node, self.target, self.depth, width).paired
+        self.tiling = Tiling.of(self.target, width, self.columns, padded=True, paired=paired)
         grouped = self.kernel.reshape(self.groups, self.columns, *self.kernel.shape[1:])
         # (group, kh, kw, in, out): the order in which the inner loops read.
         self.weights = prepare(
@@ -86,7 +88,7 @@ class _Direct:
             self.target,
             grouped.transpose(0, 3, 4, 2, 1),
             self.tiling.blocks,
-            shape.out_width,
+            width,
             can_miss=shape.can_miss_rows()
             or not all(span.is_inside for span in spans(shape, self.tiling.parts)),
         )
