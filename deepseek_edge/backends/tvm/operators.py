@@ -82,7 +82,7 @@ _OURS = {"Copy", "IntegerConv", "IntegerMatMul"}  # no operators of ONNX
 ONNX = frozenset(set(ELEMENTWISE) | set(ANCHORS) | REWRITTEN) - _OURS
 
 # Products that an integer MatMul of two activations may sum: a task packs the second on its stack,
-# 64 KiB for 64 columns.
+# 128 KiB at most.
 LONGEST_PRODUCT = 1024
 
 
