@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 
+# Elements of a constant that may say a shape.
+_SMALL = 1024
+
+
 class GraphIndex:
     """Who makes and who reads each tensor, its shape and its value if it is constant.
 
@@ -28,12 +32,10 @@ class GraphIndex:
         Raises:
             ModelError: a float tensor has no static shape.
         """
-        import onnx
-
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        graph = _with_shapes(model)
         self.nodes = list(model.graph.node)
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.inputs = [v.name for v in graph.input if v.name not in self._tensors]
+        self.inputs = [v.name for v in model.graph.input if v.name not in self._tensors]
         self.outputs = [value.name for value in graph.output]
         self.producer = {name: node for node in self.nodes for name in node.output if name}
         self.consumers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
@@ -94,6 +96,30 @@ class GraphIndex:
         if len(readers) != 1 or name in self.outputs:
             return None
         return next(iter(readers.values()))
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.GraphProto:
+    """The graph with its tensors' shapes; large constants, which would be copied, are inputs."""
+    import math
+
+    import onnx
+    from onnx import helper
+
+    light = onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions
+    )
+    graph = model.graph
+    for field in ("node", "input", "output", "value_info"):
+        getattr(light.graph, field).extend(getattr(graph, field))
+    inputs = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if math.prod(tensor.dims) <= _SMALL:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in inputs:
+            light.graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    return onnx.shape_inference.infer_shapes(light, data_prop=True).graph
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
