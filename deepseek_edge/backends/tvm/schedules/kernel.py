@@ -159,6 +159,16 @@ def store(buffer: Buffer, base: Expr | int, lanes: int, value: Expr) -> None:
     T.buffer_store(buffer, value, [ramp(base, lanes)])
 
 
+def prefetch(buffer: Buffer, at: Expr) -> None:
+    """Ask for the cache line of an element to come into the second cache; it may be past the end.
+
+    The hardware's own prefetchers stop at the end of a page, which a product passes quickly.
+    """
+    read, second_cache, data = (tirx.const(value, "int32") for value in (0, 2, 1))
+    address = tirx.address_of(buffer[at])
+    T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, read, second_cache, data))
+
+
 def element_type(expr: Expr) -> str:
     """The dtype of one lane."""
     name = str(expr.ty)
