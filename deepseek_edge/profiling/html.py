@@ -87,6 +87,9 @@ def _compiled(report: CompileReport, checked: ProgramReport) -> str:
             [[str(layers.total), str(layers.int8), str(layers.float16), str(layers.float32)]],
         ),
     ]
+    if layers.kept_float:
+        rows = [[html.escape(one.name), html.escape(one.reason)] for one in layers.kept_float]
+        parts += [_table(["layer in float", "why"], rows)]
     if checked.layer_errors:
         parts += ["<h3>Where does the error enter?</h3>", _errors(checked.layer_errors)]
     return "".join(parts)

@@ -2,7 +2,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseek_edge.artifacts import KeptFloat, Layers, Step
@@ -74,6 +74,7 @@ def test_a_program_that_is_faster_in_float_says_why_of_each_layer() -> None:
 times = st.integers(1, 20).map(float)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(times, times, times), min_size=1, max_size=7))
 def test_no_other_choice_is_cheaper(rows: list[tuple[float, float, float]]) -> None:
     costs = [LayerCost(str(i), *row) for i, row in enumerate(rows)]
