@@ -188,7 +188,7 @@ def chosen(
     assert step.anchor is not None
     step.anchor.attrs["is_quantized_graph"] = quantized
     shape = Geometry.of(step.anchor, (kernel, kernel))
-    return winograd.choose_filtering(step.anchor, Fusion(step), target, shape, weights)
+    return winograd.choose_filtering(step.anchor, Fusion(step, target), target, shape, weights)
 
 
 def desktop() -> Target:
