@@ -117,12 +117,12 @@ def quantize_command(
             quant_scheme=scheme, observer=observer, rounding=rounding, float_budget=float_budget
         )
         quantizer = prepare_quantizer(model, shape, config, narrator)
-        data = None if calib is None else calibration_data(calib, preprocess)
+        dataset = None if calib is None else calibration_data(calib, preprocess)
         if table is not None:
-            quantizer.use_table(read_table(table), data, limit=samples)
-        elif data is not None:
-            quantizer.calibrate(data, limit=samples)
-        if data is None:
+            quantizer.use_table(read_table(table), dataset, limit=samples)
+        elif dataset is not None:
+            quantizer.calibrate(dataset, limit=samples)
+        if dataset is None:
             narrator.say(NO_DATA)
         quantized = quantizer.quantize()
         data: bytes = quantized.model.SerializeToString(deterministic=True)

@@ -108,10 +108,11 @@ def _add_alone(both: onnx.ModelProto, node: onnx.NodeProto, *, is_quantized: boo
         _add_node(both, "DequantizeLinear", [rounded, *affine], x)
     copy = both.graph.node.add()
     copy.CopyFrom(node)
-    copy.name = copy.output[0] = f"{_ALONE}{node.name}"
+    output = f"{_ALONE}{node.name}"
+    copy.name = copy.output[0] = output
     copy.input[0] = x
     copy.input[1] = f"{_INT8}{node.name}/weights/dequantized"
-    return copy.output[0]
+    return output
 
 
 def _add_sum(both: onnx.ModelProto, name: str, output: str) -> None:
