@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from deepseek_edge.backends.tvm.schedules.blocks import Columns
 from deepseek_edge.backends.tvm.schedules.dot import Unit
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
@@ -23,11 +25,14 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     local,
     loop,
     pieces,
+    prefetch,
     select,
     splat,
     store,
 )
 from deepseek_edge.target import Target
+
+CACHE_LINE = 64  # bytes
 
 
 class Accumulators:
@@ -66,12 +71,14 @@ class Accumulators:
         address: Callable[[int, Expr], Expr],
         rows: Sequence[int],
         unroll: int,
+        ahead: int = 0,
         contiguous: bool = True,
     ) -> None:
         """Add ``source[address(row, k)] * weights[weight_base + k * weight_stride ...]`` over k.
 
         ``depth`` is a multiple of the unit's group; the weights beyond the real depth are zero.
-        ``contiguous``: the inputs of successive k lie side by side.
+        ``contiguous``: the inputs of successive k lie side by side. ``ahead``: how many bytes
+        before their use weights are fetched, 0 to leave that to the processor.
         """
         unit = self.unit
         groups = depth // unit.group
@@ -90,6 +97,9 @@ class Accumulators:
                     unit.weights(weights, base + index(offset * unit.group), lanes)
                     for offset, lanes in self.block.vectors
                 ]
+                if ahead:
+                    # Here, not once for all steps of the loop: there LLVM spills sums.
+                    _prefetch(weights, base, unit.group * weight_stride, ahead)
                 for row in rows:
                     if by_lane:
                         value = partial(by_lane, blocks[row], inner)
@@ -197,11 +207,12 @@ class PairedAccumulators(Accumulators):
         address: Callable[[int, Expr], Expr],
         rows: Sequence[int],
         unroll: int,
+        ahead: int = 0,
         contiguous: bool = True,
     ) -> None:
         """As ``Accumulators.multiply``; the inputs of successive k must be contiguous."""
         assert contiguous
-        del unroll
+        del unroll, ahead
         group = self.unit.group
 
         def emit(k: Expr, steps: int) -> None:
@@ -291,3 +302,19 @@ def accumulators(
 def unroll_of(target: Target) -> int:
     """How many steps of the inner loop are written out."""
     return 4 if target.arch == "aarch64" else 2
+
+
+def prefetch_of(target: Target) -> int:
+    """How many bytes ahead of their use streamed weights are fetched, 0 for not at all.
+
+    Hardware prefetchers stop at the end of a 4 KB page. On Zen 5 EfficientNet-Lite0, ResNet-50
+    and MiniLM take 7, 9 and 16 % longer without; 4 KB ahead does as well as 8. Where weights
+    stay in L2 it gains nothing. On ARM nothing was measured, so nothing is spent.
+    """
+    return 8192 if target.arch == "x86_64" else 0
+
+
+def _prefetch(weights: Buffer, first: Expr, elements: int, ahead: int) -> None:
+    size = np.dtype(weights.dtype).itemsize
+    for place in range(0, elements, CACHE_LINE // size):
+        prefetch(weights, first + index(place + ahead // size))

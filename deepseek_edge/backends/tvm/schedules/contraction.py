@@ -6,7 +6,7 @@ import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node
-from deepseek_edge.backends.tvm.schedules.accumulators import accumulators, unroll_of
+from deepseek_edge.backends.tvm.schedules.accumulators import accumulators, prefetch_of, unroll_of
 from deepseek_edge.backends.tvm.schedules.activations import activation_product
 from deepseek_edge.backends.tvm.schedules.blocks import Columns, Tiling, streams_weights
 from deepseek_edge.backends.tvm.schedules.dot import float_unit
@@ -71,6 +71,7 @@ def packed_matmul(
                 address=lambda row, k: origin + k + index(row * depth),
                 rows=range(size),
                 unroll=unroll_of(target),
+                ahead=prefetch_of(target) if blocks_outer and n_parts > 1 else 0,
             )
             sums.finish(fusion, lambda row: start + index(row), column, weights.result)
 

@@ -15,6 +15,7 @@ from deepseek_edge.backends.tvm.schedules import contraction, window, winograd
 from deepseek_edge.backends.tvm.schedules.accumulators import (
     Accumulators,
     accumulators,
+    prefetch_of,
     unroll_of,
 )
 from deepseek_edge.backends.tvm.schedules.blocks import (
@@ -183,6 +184,7 @@ class _Direct:
                 ),
                 rows=rows,
                 unroll=run if run <= 4 else unroll,
+                ahead=prefetch_of(self.target) if self.blocks_outer else 0,
                 contiguous=shape.channel_stride == 1,
             )
 
