@@ -14,7 +14,7 @@ Scheme = Literal["symmetric", "asymmetric"]
 
 @dataclass(frozen=True)
 class QuantConfig:
-    """What a quantizer does; the defaults are what measured best (benchmarks/results).
+    """What a quantizer does; the defaults are chosen on held-out calibration data.
 
     Attributes:
         activation_bit: 8.
