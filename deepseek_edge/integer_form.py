@@ -79,7 +79,7 @@ class _Rewriter:
         if node.op_type == "Clip" and node.output[0] in self.step_sizes:
             return [self._clip(node)]
         if node.op_type in _OUTPUT_AXIS:
-            return self._layer(node) or [node]
+            return self._product(node) or self._layer(node) or [node]
         if node.op_type in _MEANS:
             return self._mean(node) or [node]
         return [node]
@@ -167,8 +167,6 @@ class _Rewriter:
         assert data is not None and weights is not None
         integers = self.constants.get(weights.input[0])
         x_scale, w_scale = (self.constants[n.input[1]] for n in (data, weights))
-        if integers is None and node.op_type == "MatMul" and x_scale.size == w_scale.size == 1:
-            return self._product(node, (data, weights), float(x_scale) * float(w_scale))
         if integers is None or x_scale.size != 1 or self._zero_point(weights):
             return None
         biased = len(node.input) > 2 and bool(node.input[2])
@@ -210,17 +208,27 @@ class _Rewriter:
         nodes[-1].output[0] = prefix
         return nodes
 
-    def _product(
-        self, node: "onnx.NodeProto", operands: "tuple[onnx.NodeProto, ...]", scale: float
-    ) -> "list[onnx.NodeProto]":
+    def _product(self, node: "onnx.NodeProto") -> "list[onnx.NodeProto] | None":
         """MatMul of two dequantized activations: scaled once, behind the sum."""
         import numpy as np
         from onnx import helper
 
+        operands = [self.producers.get(name) for name in node.input[:2]]
+        found = [n for n in operands if n is not None and self._is_dequantize(n)]
+        scales = [self.constants[n.input[1]] for n in found]
+        constant = any(n.input[0] in self.constants for n in found)
+        if (
+            node.op_type != "MatMul"
+            or len(found) < 2
+            or constant
+            or any(s.size > 1 for s in scales)
+        ):
+            return None
+        scale = float(scales[0].reshape(())) * float(scales[1].reshape(()))
         prefix = node.output[0]
         centred = [f"{prefix}/centred{place}" for place in range(2)]
         nodes = []
-        for operand, name in zip(operands, centred, strict=True):
+        for operand, name in zip(found, centred, strict=True):
             one = self.constant(np.ones(self.constants[operand.input[1]].shape, np.float32))
             inputs = [operand.input[0], one, *operand.input[2:]]
             nodes.append(helper.make_node("DequantizeLinear", inputs, [name]))

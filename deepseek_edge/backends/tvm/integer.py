@@ -8,14 +8,13 @@ DQ and Add, then Q) is elementwise and fuses into its step, so that only int8 is
 """
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from deepseek_edge.artifacts import KeptFloat, Layers
 from deepseek_edge.backends.tvm.graph import Array, Graph, Node, Value, constant
-from deepseek_edge.backends.tvm.operators import LONGEST_PRODUCT
+from deepseek_edge.backends.tvm.objections import objections
 from deepseek_edge.backends.tvm.steps import (
     Quantization,
     bound_steps,
@@ -236,7 +235,7 @@ def _layer(
         return None
     producers = graph.producers()
     data, weights = (producers.get(node.value(i)) for i in range(2))
-    reason = next(_objections(node, data, weights), None)
+    reason = next(objections(node, data, weights), None)
     if reason is not None:
         kept[node.source] = reason
         return None
@@ -293,47 +292,6 @@ def _largest(weights: Value, axis: int, rest: Requantization) -> float:
     if rest.bias is not None:
         sums += np.abs(rest.bias)
     return float((sums * rest.factor).max())
-
-
-def _objections(node: Node, data: Node | None, weights: Node | None) -> Iterator[str]:
-    """Why a layer can't be computed on integers; nothing if it can."""
-    if weights is None or weights.op != "DequantizeLinear":
-        is_constant = node.value(1).data is not None
-        yield "its weights are not quantized" if is_constant else "it multiplies two activations"
-        return
-    if weights.value(0).data is None:
-        yield from _product_objections(node, data, weights)
-        return
-    if data is None or data.op != "DequantizeLinear" or parameters(data) is None:
-        yield "its input is not quantized"
-    elif data.value(0).dtype != "int8":
-        yield "its input is not int8"
-    if weights.value(0).dtype != "int8" or np.any(weights.value(0).data == -128):
-        yield "its weights are not int8 in [-127, 127], which exact 16-bit pair sums need"
-    bias = node.optional(2)
-    if bias is not None and bias.data is None:
-        yield "its bias is not a float32 constant"
-    factors = node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0)
-    if node.op == "Gemm" and (factors != (1.0, 1.0) or node.attrs.get("transA")):
-        yield "it scales or transposes its input"
-    if node.op == "MatMul":
-        per_row = weights.attrs.get("axis", 1) % 2 == 0 and len(weights.attrs["scales"]) > 1
-        if len(weights.value(0).shape) != 2 or per_row:
-            yield "its weights are not a matrix with one scale a column"
-
-
-def _product_objections(node: Node, data: Node | None, other: Node) -> Iterator[str]:
-    """Why a product of two activations, the second dequantized, can't be computed on integers."""
-    if data is None or data.op != "DequantizeLinear" or data.value(0).data is not None:
-        yield "it multiplies two activations, of which one is not quantized"
-        return
-    shapes = data.output.shape, other.output.shape
-    if node.op != "MatMul" or min(map(len, shapes)) < 2:
-        yield "it multiplies two activations otherwise than MatMul of matrices"
-    elif shapes[0][-1] > LONGEST_PRODUCT:
-        yield f"it multiplies two activations with sums of more than {LONGEST_PRODUCT} products"
-    if any(n.value(0).dtype != "int8" or parameters(n) is None for n in (data, other)):
-        yield "its inputs are not int8 per tensor"
 
 
 def _absorb(graph: Graph) -> None:

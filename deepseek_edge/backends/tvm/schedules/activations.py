@@ -9,12 +9,17 @@ second operand on its stack, as weights are packed at compile time, and multipli
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from tvm import tirx
 
-from deepseek_edge.backends.tvm.graph import Node
-from deepseek_edge.backends.tvm.schedules.accumulators import accumulators, unroll_of
+from deepseek_edge.backends.tvm.graph import Node, Value
+from deepseek_edge.backends.tvm.schedules.accumulators import (
+    Accumulators,
+    accumulators,
+    unroll_of,
+)
 from deepseek_edge.backends.tvm.schedules.arithmetic import constant_vector
 from deepseek_edge.backends.tvm.schedules.blocks import Columns, Tiling, for_blocks
 from deepseek_edge.backends.tvm.schedules.dot import Unit, activation_unit
@@ -40,62 +45,82 @@ from deepseek_edge.target import Target
 
 def activation_product(node: Node, fusion: Fusion, target: Target) -> Lowering:
     """IntegerMatMul of two activations: (..., m, k) x (..., k, n), k up to LONGEST_PRODUCT."""
-    a, b, factor = (node.value(place) for place in range(3))
-    rows, depth = a.shape[-2:]
-    columns = b.shape[-1]
-    lead = tuple(np.broadcast_shapes(a.shape[:-2], b.shape[:-2]))
-    batches = int(np.prod(lead))
-    tiling = Tiling.of(target, rows, columns, padded=True)
-    unit = activation_unit(target)
-    zero, second_zero = node.attrs["zero_point"], node.attrs["second_zero_point"]
-    assert factor.data is not None
-    scale = factor.data
+    return _Product(node, fusion, target).lower()
 
-    def result(total: Expr, column: Expr, lanes: int) -> Expr:
-        del column
-        value = tirx.Cast("float32" if lanes == 1 else f"float32x{lanes}", total)
-        return rounded(value * constant_vector(scale, lanes), lanes)
 
-    def body(buffers: Sequence[Buffer], task: Expr) -> None:
+@dataclass
+class _Product:
+    """A task is one matrix of the batch by one block of columns."""
+
+    node: Node
+    fusion: Fusion
+    target: Target
+
+    def lower(self) -> Lowering:
+        self.a, self.b = self.node.value(0), self.node.value(1)
+        self.rows, self.depth = self.a.shape[-2:]
+        self.columns = self.b.shape[-1]
+        self.lead = tuple(np.broadcast_shapes(self.a.shape[:-2], self.b.shape[:-2]))
+        self.tiling = Tiling.of(self.target, self.rows, self.columns, padded=True)
+        self.unit = activation_unit(self.target)
+        batches = int(np.prod(self.lead))
+        tensors = [self.a, self.b, *self.fusion.tensors]
+        macs = batches * self.rows * self.depth * self.columns
+        tasks = batches * self.tiling.n_blocks
+        return Lowering(build(tensors, self._task), tuple(tensors), tasks, macs)
+
+    def _task(self, buffers: Sequence[Buffer], task: Expr) -> None:
         first, second, *rest = buffers
-        fusion.attach(rest)
-        number = tirx.indexmod(task, index(tiling.n_blocks))
-        item = bind(tirx.indexdiv(task, index(tiling.n_blocks)))
-        whole = (*lead, 1)
-        a_base = bind(broadcast_row((*a.shape[:-2], 1), whole, item) * index(rows * depth))
-        b_base = bind(broadcast_row((*b.shape[:-2], 1), whole, item) * index(depth * columns))
+        self.fusion.attach(rest)
+        number = tirx.indexmod(task, index(self.tiling.n_blocks))
+        item = bind(tirx.indexdiv(task, index(self.tiling.n_blocks)))
+        source, base = (self._start(value, item) for value in (self.a, self.b))
 
         def emit(block: Columns, which: Expr) -> None:
-            column = bind(which * index(tiling.tile.columns))
-            operand = _Operand(second, bind(b_base + column), depth, columns)
-            packed, start = operand.pack(unit, block, zero, second_zero)
+            column = bind(which * index(self.tiling.tile.columns))
+            operand = _Operand(second, bind(base + column), self.depth, self.columns)
+            packed, start = operand.pack(self.unit, block, *self._zero_points())
 
             def tile(size: int, row: Expr) -> None:
-                origin = bind(a_base + row * index(depth))
-                sums = accumulators(unit, size, block, start, index(0))
-                sums.multiply(
-                    depth + -depth % unit.group,
-                    packed,
-                    index(0),
-                    block.width,
-                    source=first,
-                    address=lambda row, k: origin + k + index(row * depth),
-                    rows=range(size),
-                    unroll=unroll_of(target),
-                )
-                for number in range(size if second_zero else 0):
-                    total = _row_sum(first, origin + index(number * depth), depth)
-                    sums.add_to_row(number, total * literal(-second_zero, "int32", 1))
-                base = item * index(rows) + row
-                sums.finish(fusion, lambda number: base + index(number), column, result)
+                sums = accumulators(self.unit, size, block, start, index(0))
+                self._multiply(sums, first, bind(source + row * index(self.depth)), packed)
+                base = item * index(self.rows) + row
+                sums.finish(self.fusion, lambda number: base + index(number), column, self._result)
 
-            _for_tiles(tiling.parts, tile)
+            _for_tiles(self.tiling.parts, tile)
 
-        for_blocks(tiling.blocks, number, emit)
+        for_blocks(self.tiling.blocks, number, emit)
 
-    tensors = [a, b, *fusion.tensors]
-    tasks = batches * tiling.n_blocks
-    return Lowering(build(tensors, body), tuple(tensors), tasks, batches * rows * depth * columns)
+    def _start(self, value: Value, item: Expr) -> Expr:
+        """Where the matrix of a batch item starts."""
+        row = broadcast_row((*value.shape[:-2], 1), (*self.lead, 1), item)
+        return bind(row * index(value.shape[-2] * value.shape[-1]))
+
+    def _zero_points(self) -> tuple[int, int]:
+        return self.node.attrs["zero_point"], self.node.attrs["second_zero_point"]
+
+    def _multiply(self, sums: Accumulators, first: Buffer, origin: Expr, packed: Buffer) -> None:
+        sums.multiply(
+            self.depth + -self.depth % self.unit.group,
+            packed,
+            index(0),
+            sums.block.width,
+            source=first,
+            address=lambda row, k: origin + k + index(row * self.depth),
+            rows=range(sums.rows),
+            unroll=unroll_of(self.target),
+        )
+        _, second_zero = self._zero_points()
+        for row in range(sums.rows if second_zero else 0):
+            total = _row_sum(first, origin + index(row * self.depth), self.depth)
+            sums.add_to_row(row, total * literal(-second_zero, "int32", 1))
+
+    def _result(self, total: Expr, column: Expr, lanes: int) -> Expr:
+        del column
+        factor = self.node.value(2).data
+        assert factor is not None
+        value = tirx.Cast("float32" if lanes == 1 else f"float32x{lanes}", total)
+        return rounded(value * constant_vector(factor, lanes), lanes)
 
 
 def _for_tiles(parts: Sequence[int], tile: Callable[[int, Expr], None]) -> None:
