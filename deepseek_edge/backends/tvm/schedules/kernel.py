@@ -244,10 +244,3 @@ def rounded(value: Expr, lanes: int) -> Expr:
     return tirx.call_llvm_pure_intrin(
         "float32" if lanes == 1 else f"float32x{lanes}", "llvm.arithmetic.fence", value
     )
-
-
-def prefetch(buffer: Buffer, address: Expr) -> None:
-    """Ask for the cache line of an element, which may lie beyond the buffer's end."""
-    place = tirx.address_of(buffer[address])
-    read, keep, data = (tirx.const(number, "int32") for number in (0, 3, 1))
-    T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", place, read, keep, data))
