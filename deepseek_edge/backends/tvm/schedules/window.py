@@ -17,6 +17,7 @@ from deepseek_edge.backends.tvm.schedules.arithmetic import (
     load_float,
 )
 from deepseek_edge.backends.tvm.schedules.blocks import split_evenly
+from deepseek_edge.backends.tvm.schedules.depthwise import integer_depthwise, is_suited
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.geometry import Geometry, Span, spans
 from deepseek_edge.backends.tvm.schedules.kernel import (
@@ -50,8 +51,10 @@ def depthwise(
 ) -> Lowering:
     """Conv with one input channel a group; weights (channels, 1, kh, kw).
 
-    Integers are multiplied as floats, which is exact: no sum reaches 2**24.
+    Integers are multiplied as floats where nothing better is: exact, as no sum reaches 2**24.
     """
+    if node.op == "IntegerConv" and is_suited(target, shape.channels):
+        return integer_depthwise(node, fusion, target, shape, weights)
     ordered = weights[:, 0].transpose(1, 2, 0)  # (kh, kw, channels)
     extra = {"weights": constant(f"{node.source}/packed", ordered.reshape(-1))}
     rest = {"bias": node.optional(2)}
