@@ -84,10 +84,8 @@ def compile_model(
             clock = Stopwatch()
             with clock.stage("quantize"):
                 quantized = origin.quantized_for(one.target, progress)
-            narrate(f"{one.target.id}: compiling")
-            build = Builder(
-                compile_program or tvm_backend(), one.target, request.batches, work_dir, progress
-            )
+            backend = compile_program or tvm_backend()
+            build = Builder(backend, one.target, request.batches, work_dir, progress)
             with clock.stage("codegen"):
                 compiled = compile_graph(request.precision, origin.model, quantized, build, narrate)
             with clock.stage("parity"):
@@ -98,8 +96,7 @@ def compile_model(
             notes = (*compiled.notes, *notes)
             report = describe_result(one, checked, accuracy, notes, clock.seconds())
             profile = profile_for_page(request, one, checked, narrate)
-        steps = compiled.program.entries[0].steps
-        chapters.append(Chapter(one.target, steps, report, profile))
+        chapters.append(Chapter(one.target, compiled.steps, report, profile))
     if request.html is not None:
         write_page(request.html, f"{source.name}: compile report", chapters)
     return CompileResult(tuple(chapters), request.html)

@@ -85,6 +85,7 @@ def compile_graph(
     Raises:
         UnsupportedError, ModelError: it can't be compiled.
     """
+    narrate(f"{builder.target.id}: compiling")
     if quantized is None:
         return Compiled(model, None, builder.build(model))
     if precision == "auto":

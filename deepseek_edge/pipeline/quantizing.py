@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from deepseek_edge.artifacts import Program
+from deepseek_edge.artifacts import Program, Step
 from deepseek_edge.datasets import Dataset, check_disjoint, load_dataset
 from deepseek_edge.errors import ModelError, ParityError, UsageError
 from deepseek_edge.parity import Reference, Tensors, compare_float
@@ -149,6 +149,11 @@ class Compiled:
     program: Program
     notes: tuple[str, ...] = ()
     otherwise: "Compiled | None" = None
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Of the program's first entry."""
+        return self.program.entries[0].steps
 
 
 def check_best(

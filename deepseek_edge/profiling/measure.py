@@ -44,10 +44,9 @@ def measure(
     Args:
         library: a verified model.so.
         inputs: by name; their values matter little, but denormals would.
-        bundle: its name in the report.
-        program: likewise.
+        bundle, program: their names in the report.
         steps: of the first entry.
-        target: that it was compiled for; a roof is found if no value that it needs is unverified.
+        target: compiled for; there is a roof if none of its values that make it is unverified.
         threads: 0 for as many as this process may use.
         queries: measured calls; by default as many as two seconds allow, at least 100.
 
@@ -55,20 +54,16 @@ def measure(
         DeepSeekEdgeError: as ``Engine``.
     """
     used_threads = threads or len(os.sched_getaffinity(0))
-    memory = _PeakMemory()
-    started = time.perf_counter()
+    memory, started = _PeakMemory(), time.perf_counter()
     with Engine(library, threads=threads) as engine:
         open_ms = (time.perf_counter() - started) * 1e3
         engine.run(inputs)
         stable, typical_ns = warm_up(engine)
-        count = queries or _sample_count(typical_ns)
-        before, began = read_conditions(), time.perf_counter()
-        samples_ms = np.asarray(engine.time(count), dtype=np.float64) / 1e6
-        reasons = reasons_to_doubt(before, read_conditions(), time.perf_counter() - began)
+        samples_ms, reasons = _calls(engine, queries or _sample_count(typical_ns))
         layers = _layers(engine, inputs, typical_ns)
         peak_rss_bytes = memory.peak_bytes()
-    reasons += _reasons_of_samples(count, stable)
-    report = ProfileReport(
+    reasons += _reasons_of_samples(len(samples_ms), stable)
+    found = ProfileReport(
         device="host",
         emulated=False,
         bundle=bundle,
@@ -80,9 +75,17 @@ def measure(
         peak_rss_bytes=peak_rss_bytes,
         layers=layers,
         bandwidths=measure_bandwidths(target, used_threads),
-        samples_ms=tuple(samples_ms.tolist()),
+        samples_ms=samples_ms,
     )
-    return with_limits(report, steps, target, unverified_fields(target.id))
+    return with_limits(found, steps, target, unverified_fields(target.id))
+
+
+def _calls(engine: Engine, count: int) -> tuple[tuple[float, ...], list[str]]:
+    """Milliseconds of each call, and what happened meanwhile that spoils them."""
+    before, began = read_conditions(), time.perf_counter()
+    samples_ns = engine.time(count)
+    reasons = reasons_to_doubt(before, read_conditions(), time.perf_counter() - began)
+    return tuple((samples_ns / 1e6).tolist()), reasons
 
 
 def warm_up(engine: Engine, limit_s: float = WARM_UP_LIMIT_S) -> tuple[bool, float]:
