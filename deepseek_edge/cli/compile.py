@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from deepseek_edge.cli.output import (
+    Format,
     FormatOption,
     bytes_text,
     narration,
@@ -149,6 +150,11 @@ def compile_command(
             html=html,
         )
         result = compile_model(request, narrate=narrator.say, progress=narrator.advance)
+    show(result, format)
+
+
+def show(result: "CompileResult", format: Format) -> None:
+    """Print what came out of a compile, as one object or as lines."""
     if format == "json":
         from deepseek_edge.report import compile_json
 

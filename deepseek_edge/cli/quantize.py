@@ -103,13 +103,7 @@ def quantize_command(
 ) -> None:
     """Write a model's Q/DQ graph: int8 activations and weights, as ONNX."""
     with narration() as narrator, warnings_told(narrator):
-        if table is None and calib is None:
-            raise UsageError(
-                "INT8 needs the ranges of real activations",
-                hint="give --calib SOURCE, --table TABLE.json, or both",
-            )
-        if calib is None and float_budget:
-            raise UsageError("which layers cost accuracy shows on data", hint="add --calib SOURCE")
+        check_sources(table, calib, float_budget)
         from deepseek_edge.files import write_atomic
         from deepseek_edge.quantization import QuantConfig, read_table
 
@@ -136,6 +130,21 @@ def quantize_command(
     }
     line = f"{output}: {len(quantized.layers)} layers int8, {bytes_text(len(data))}"
     show(result, format, line, *(f"  {k.name}: float, {k.reason}" for k in quantized.kept_float))
+
+
+def check_sources(table: Path | None, calib: str | None, float_budget: float) -> None:
+    """Refuse to quantize without ranges, or without the data that an option needs.
+
+    Raises:
+        UsageError: what is missing.
+    """
+    if table is None and calib is None:
+        raise UsageError(
+            "INT8 needs the ranges of real activations",
+            hint="give --calib SOURCE, --table TABLE.json, or both",
+        )
+    if calib is None and float_budget:
+        raise UsageError("which layers cost accuracy shows on data", hint="add --calib SOURCE")
 
 
 def prepare_quantizer(
