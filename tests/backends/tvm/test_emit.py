@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 
 from deepseek_edge.backends.tvm.emit import Constants, EntryTable, StepRow, _quoted, write_program
-from deepseek_edge.backends.tvm.graph import Value, constant
+from deepseek_edge.backends.tvm.graph import Scratch, Value, constant
 from deepseek_edge.backends.tvm.memory import Arena
 
 
@@ -43,3 +43,16 @@ def test_the_table_lists_steps_tensors_and_offsets(tmp_path: Path) -> None:
     assert "{k0, 0, 3, 4, 2}" in source
     assert '{"x", 1, 2, {2, 3}, 0u, 24u}' in source
     assert '"avx2 fma", 192u' in source  # the arena, with room to align it
+
+
+def test_scratch_memory_is_as_large_as_the_hungriest_step_needs(tmp_path: Path) -> None:
+    x = Value("x", "float32", (4,))
+    rows = tuple(
+        StepRow("k0", (x, Scratch("scratch", "float32", (size,)), x), 1, 1, "node", "Conv")
+        for size in (16, 33, 5)
+    )
+    table = EntryTable("batch1", (x,), (x,), rows, Arena({x: 0}, 64, 64), {})
+    write_program([table], Constants(), (), tmp_path)
+    source = (tmp_path / "program.c").read_text()
+    assert source.count("{0u, DSE_SCRATCH}") == 3
+    assert "entries, 1, 192u" in source
