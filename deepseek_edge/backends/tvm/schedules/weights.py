@@ -121,21 +121,32 @@ def prepare(
         if bias is not None and bias.data is not None:
             start = columns_padded(bias.data.reshape(groups, columns), "bias")
         return Weights(**common, start=start, border=None, factor=None, offset=None)
-    if kernel_h * kernel_w * depth > LONGEST_SUM:
-        raise UnsupportedError(
-            f"{node.op} (node {name!r}): {kernel_h * kernel_w * depth} products may overflow int32",
-            hint=f"at most {LONGEST_SUM} are summed exactly; keep this layer in float",
-        )
-    sums = taps.astype(np.int64).sum(axis=3) * int(node.attrs["zero_point"])
-    first = -sums.sum(axis=(1, 2))  # (group, columns)
-    bias = node.optional(3)
-    if bias is not None and bias.data is not None:
-        first += bias.data.reshape(first.shape)
+    first, missing = _zero_point_sums(node, taps)
     start = border = None
     if first.any():
-        start = columns_padded(first.astype(np.int32), "start")
-    if can_miss and sums.any():
-        border = columns_padded(sums.astype(np.int32), "border")
+        start = columns_padded(first, "start")
+    if can_miss and missing.any():
+        border = columns_padded(missing, "border")
     return Weights(
         **common, start=start, border=border, factor=node.value(2), offset=node.optional(4)
     )
+
+
+def _zero_point_sums(node: Node, taps: Array) -> tuple[Array, Array]:
+    """What integer sums start from, (group, columns), and what missing taps give back.
+
+    Raises:
+        UnsupportedError: int32 sums could overflow.
+    """
+    products = int(np.prod(taps.shape[1:4]))
+    if products > LONGEST_SUM:
+        raise UnsupportedError(
+            f"{node.op} (node {node.source!r}): {products} products may overflow int32",
+            hint=f"at most {LONGEST_SUM} are summed exactly; keep this layer in float",
+        )
+    sums = taps.astype(np.int64).sum(axis=3) * int(node.attrs["zero_point"])
+    first = -sums.sum(axis=(1, 2))
+    bias = node.optional(3)
+    if bias is not None and bias.data is not None:
+        first += bias.data.reshape(first.shape)
+    return first.astype(np.int32), sums.astype(np.int32)
