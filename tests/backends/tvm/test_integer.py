@@ -265,6 +265,43 @@ def test_layers_around_int8_equal_the_reference(tmp_path: Path) -> None:
         assert_equal(graph, engine.run({"x": x}), x)
 
 
+def test_a_bias_and_bounds_are_integers_before_int8_is_written(tmp_path: Path) -> None:
+    """1 x 4 - 3 steps of 0.5, bounded to [0, 2.5], in steps of 0.25 with zero point -8."""
+    graph = Graph((1, 1, 1, 5), 1, scale=0.5)
+    weights = graph.weights(np.full((1, 1, 1, 1), 4, np.int8), np.ones(1, np.float32), 0)
+    bias = graph.constant(np.array([-1.5], np.float32))
+    value = graph.node("Conv", [graph.x, weights, bias], kernel_shape=[1, 1])
+    bounds = [graph.constant(np.float32(bound)) for bound in (0.0, 2.5)]
+    graph.output(graph.node("Clip", [value, *bounds]), 0.25, -8)
+    program = compiled(graph, load_target("host"), tmp_path)
+    x = np.array([-0.5, 0.0, 0.5, 1.0, 60.0], np.float32).reshape(graph.shape)
+    with Engine(program.library, threads=1) as engine:
+        (got,) = engine.run({"x": x}).values()
+    assert got.reshape(-1).tolist() == [0.0, 0.0, 0.5, 2.5, 2.5]
+    assert program.entries[0].steps[-2].op == "IntegerConv+QuantizeLinear+DequantizeLinear"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.emulated if n in EMULATED else ()) for n in TARGETS],
+)
+def test_channels_of_tiny_weights_keep_their_bias(name: str, tmp_path: Path) -> None:
+    """Their bias is more steps than an int32 sum holds; results beyond int32 saturate, too."""
+    target, rng = TARGETS[name](), np.random.default_rng(5)
+    graph = Graph((1, 20, 5, 6), -128)
+    for groups, y_scale in ((1, 0.05), (20, 0.05), (1, 1e-9), (20, 1e-9)):
+        scales = np.full(20, 0.01, np.float32)
+        scales[3] = 1e-14
+        data = rng.integers(-127, 128, (20, 20 // groups, 3, 3)).astype(np.int8)
+        bias = graph.constant(rng.standard_normal(20).astype(np.float32))
+        inputs = [graph.x, graph.weights(data, scales, 0), bias]
+        pads = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "group": groups}
+        graph.output(graph.node("Conv", inputs, **pads), y_scale, 3)
+    program = compiled(graph, target, tmp_path)
+    x = rng.standard_normal(graph.shape).astype(np.float32)
+    assert_equal(graph, run(program, target, x, emulated=name in EMULATED), x)
+
+
 def test_a_sum_that_could_overflow_is_refused(tmp_path: Path) -> None:
     depth = 66_400
     graph = Graph((1, depth), 0)
