@@ -19,7 +19,7 @@ class Step:
         tasks: how many pieces the step can be split into over threads.
         operations: two for each multiply-accumulate, one for each other result.
         lane_macs: multiply-accumulates of one instruction in each 32 bits of a register: 1 in
-            float32, 2 to 4 on int8.
+            float32, 2 to 8 on int8.
     """
 
     name: str

@@ -4,7 +4,12 @@ from deepseek_edge.artifacts import Step
 from deepseek_edge.backends.tvm.fuse import FusedStep
 from deepseek_edge.backends.tvm.graph import Node, Scratch
 from deepseek_edge.backends.tvm.operators import is_elementwise
-from deepseek_edge.backends.tvm.schedules.dot import NEON, integer_unit
+from deepseek_edge.backends.tvm.schedules.dot import (
+    LONGEST_SUM,
+    NEON,
+    contraction_unit,
+    integer_unit,
+)
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering
 from deepseek_edge.target import Target
 
@@ -35,10 +40,9 @@ def describe_step(step: FusedStep, lowering: Lowering, target: Target) -> Step:
 
 
 def _lane_macs(anchor: Node, target: Target) -> int:
-    """Multiply-accumulates that one multiplication does in each 32 bits of a register."""
+    """Multiply-accumulates that one multiplication does in each 32 bits of a register, at most."""
     if anchor.op not in _INTEGER_LAYERS:
         return 1
-    if anchor.op == "IntegerConv" and anchor.value(1).shape[1] == 1:
-        return 1  # depthwise: each channel for itself
-    unit = integer_unit(target)
+    is_depthwise = anchor.op == "IntegerConv" and anchor.value(1).shape[1] == 1
+    unit = integer_unit(target) if is_depthwise else contraction_unit(target, LONGEST_SUM, rows=2)
     return unit.group // 2 if unit is NEON else unit.group  # a group takes NEON smull and smlal
