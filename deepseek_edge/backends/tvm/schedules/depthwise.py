@@ -268,6 +268,13 @@ class _Depthwise:
         order = self.products.order(width)
         natural = bind(load(self.buffers["start"], column, width))
         store(start, 0, width, select([natural], order))
+        border = self._border(width)
+        if self.shape.can_miss_rows() and self.node.attrs["zero_point"]:
+            # All pixels miss the same filter rows, which read the zero point.
+            with loop(self.shape.kernel_h) as r:
+                _, exists = self._line(row, r)
+                with otherwise(exists):
+                    self.products.add_row(start, 1, lambda _: border, (arranged, r), width)
         parts = split_evenly(self.shape.out_width, self.products.tile(self.target))
         for span in spans(self.shape, parts):
             with loop(span.count) as i:
@@ -281,25 +288,28 @@ class _Depthwise:
         sums = local("int32", span.width * width)
         for pixel in range(span.width):
             store(sums, pixel * width, width, load(start, 0, width))
-        batch, out_y = shape.split_row(row)
-        zero = int(self.node.attrs["zero_point"])
-        border = literal(zero, self.node.value(0).dtype, width)
         with loop(shape.kernel_h) as r:
-            y = bind(
-                out_y * index(shape.stride_h) + r * index(shape.dilation_h) - index(shape.pad_top)
-            )
-            exists = shape.row_exists(y)
+            line, exists = self._line(row, r)
             with when(exists):
                 x = first * index(shape.stride_w) - index(shape.pad_left)
-                base = bind(shape.line(batch, y) + column + x * index(shape.channels))
-                inputs = self._inputs(span, base, border, width)
+                base = bind(line + column + x * index(shape.channels))
+                inputs = self._inputs(span, base, self._border(width), width)
                 self.products.add_row(sums, span.width, inputs, (arranged, r), width)
-            if exists is not True and zero:
-                with otherwise(exists):
-                    self.products.add_row(sums, span.width, lambda _: border, (arranged, r), width)
         for pixel in range(span.width):
             out_row = row * index(shape.out_width) + first + index(pixel)
             self._finish(sums, pixel * width, (out_row, column), width)
+
+    def _line(self, row: Expr, r: Expr) -> tuple[Expr, Expr | bool]:
+        """Where the input line of a filter row starts, and whether there is one."""
+        shape = self.shape
+        batch, out_y = shape.split_row(row)
+        y = out_y * index(shape.stride_h) + r * index(shape.dilation_h) - index(shape.pad_top)
+        y = bind(y)
+        return shape.line(batch, y), shape.row_exists(y)
+
+    def _border(self, width: int) -> Expr:
+        """What taps outside the image read."""
+        return literal(int(self.node.attrs["zero_point"]), self.node.value(0).dtype, width)
 
     def _inputs(self, span: Span, base: Expr, border: Expr, width: int) -> Inputs:
         """Inputs by distance from the tile's first, each loaded once."""
