@@ -22,6 +22,7 @@ typedef struct {
 typedef struct dse_pool dse_pool;
 
 typedef struct {
+  _Alignas(64) _Atomic uint64_t ticket; /* of this thread's share */
   dse_pool *pool;
   pthread_t thread;
   int32_t cpu; /* -1: any */
@@ -29,13 +30,17 @@ typedef struct {
 
 /* Threads that share the tasks of one step at a time.
  *
- * `ticket` is (generation << 32 | tasks not yet claimed). A claim is one compare-and-swap that
- * succeeds only while its generation has unclaimed tasks, and the caller of dse_pool_run doesn't
- * touch `call`, `tasks` or `grain` before every claimed task is completed. So a thread that comes
- * late claims nothing, and nobody waits for a thread that the kernel hasn't scheduled. */
+ * Each thread has a contiguous share of a step's tasks, the same part in every step; a thread
+ * that has finished its own takes over from others. So equal cores keep their data, and faster or
+ * less busy ones do more.
+ *
+ * A share's `ticket` is (generation << 32 | tasks not yet claimed). A claim is one compare-and-swap
+ * that succeeds only while its generation has unclaimed tasks, and the caller of dse_pool_run
+ * doesn't touch `call`, `tasks`, `grain` or `shares` before every claimed task is completed. So a
+ * thread that comes late claims nothing of an old step, and nobody waits for a thread that the
+ * kernel hasn't scheduled. */
 struct dse_pool {
-  _Alignas(64) _Atomic uint64_t ticket;
-  _Alignas(64) _Atomic int32_t completed; /* futex: the caller sleeps on it */
+  _Alignas(64) _Atomic int32_t completed; /* by the workers; futex: the caller sleeps on it */
   _Atomic int32_t caller_sleeps;
   _Alignas(64) _Atomic int32_t generation; /* futex: idle workers sleep on it */
   _Atomic int32_t sleepers;
@@ -44,6 +49,7 @@ struct dse_pool {
   _Atomic int32_t failed_cpu; /* a CPU number that the kernel refused, or -1 */
   _Alignas(64) _Atomic int32_t tasks;
   _Atomic int32_t grain;
+  _Atomic int32_t shares;
   dse_call call;
   unsigned char *scratch; /* of all threads, one after the other */
   int32_t threads; /* the caller included */

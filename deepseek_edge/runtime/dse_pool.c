@@ -48,26 +48,42 @@ static void run_tasks(dse_pool *pool, int32_t thread, int32_t begin, int32_t end
   dse_call_kernel(&call, begin, end);
 }
 
-/* Claims tasks of the present generation until there are none. Large pieces first, so that
- * claims are few; smaller ones towards the end, so that the threads finish together. */
-static void work(dse_pool *pool, int32_t thread) {
-  uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
-  for (;;) {
-    int32_t left = (int32_t)(uint32_t)ticket;
-    if (left == 0) return;
+/* Shares are contiguous, and equal but for rounding. */
+static int32_t share_end(dse_pool *pool, int32_t share) {
+  int64_t tasks = atomic_load_explicit(&pool->tasks, memory_order_relaxed);
+  return (int32_t)(tasks * (share + 1) / atomic_load_explicit(&pool->shares, memory_order_relaxed));
+}
+
+/* Claims and runs tasks of one share until there are none, and returns how many it ran. It claims
+ * half of what is left: large pieces first, so that claims are few; smaller ones towards the end,
+ * so that the threads finish together. */
+static int32_t work_off(dse_pool *pool, int32_t thread, int32_t share) {
+  _Atomic uint64_t *word = &pool->workers[share].ticket;
+  uint64_t ticket = atomic_load_explicit(word, memory_order_acquire);
+  int32_t done = 0;
+  for (int32_t left; (left = (int32_t)(uint32_t)ticket) != 0;) {
     int32_t grain = atomic_load_explicit(&pool->grain, memory_order_relaxed);
-    int32_t begin = atomic_load_explicit(&pool->tasks, memory_order_relaxed) - left;
-    int32_t claim = left / (2 * pool->threads);
+    int32_t begin = share_end(pool, share) - left;
+    int32_t claim = left / 2;
     if (claim < grain) claim = grain;
     if (left - claim < grain) claim = left;
-    if (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket - (uint32_t)claim,
+    if (!atomic_compare_exchange_weak_explicit(word, &ticket, ticket - (uint32_t)claim,
                                                memory_order_acq_rel, memory_order_acquire))
       continue;
     run_tasks(pool, thread, begin, begin + claim);
-    atomic_fetch_add(&pool->completed, claim);
-    if (atomic_load(&pool->caller_sleeps)) futex_wake(&pool->completed, 1);
-    ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
+    done += claim;
+    ticket = atomic_load_explicit(word, memory_order_acquire);
   }
+  return done;
+}
+
+/* Its own share first: step after step that is the same part of the image, so that what a step
+ * reads lies in the cache of the core that wrote it. Then what slower threads have left. */
+static int32_t work(dse_pool *pool, int32_t thread) {
+  int32_t shares = atomic_load_explicit(&pool->shares, memory_order_relaxed);
+  int32_t done = 0;
+  for (int32_t i = 0; i < shares; i++) done += work_off(pool, thread, (thread + i) % shares);
+  return done;
 }
 
 static void pin(dse_worker *worker) {
@@ -95,7 +111,10 @@ static void *serve(void *argument) {
     }
     seen = atomic_load(&pool->generation);
     if (atomic_load(&pool->stop)) return 0;
-    work(pool, (int32_t)(worker - pool->workers));
+    int32_t done = work(pool, (int32_t)(worker - pool->workers));
+    if (done == 0) continue;
+    atomic_fetch_add(&pool->completed, done);
+    if (atomic_load(&pool->caller_sleeps)) futex_wake(&pool->completed, 1);
   }
 }
 
@@ -105,20 +124,27 @@ static void announce(dse_pool *pool) {
 }
 
 void dse_pool_run(dse_pool *pool, int32_t tasks, int32_t grain) {
-  if (pool->threads == 1 || tasks <= grain) {
+  int32_t shares = tasks / grain < pool->threads ? tasks / grain : pool->threads;
+  if (shares < 2) {
     run_tasks(pool, 0, 0, tasks);
     return;
   }
-  uint64_t generation = (atomic_load(&pool->ticket) >> 32) + 1;
   atomic_store_explicit(&pool->tasks, tasks, memory_order_relaxed);
   atomic_store_explicit(&pool->grain, grain, memory_order_relaxed);
+  atomic_store_explicit(&pool->shares, shares, memory_order_relaxed);
   atomic_store_explicit(&pool->completed, 0, memory_order_relaxed);
-  atomic_store(&pool->ticket, generation << 32 | (uint32_t)tasks);
+  uint64_t generation = (uint32_t)atomic_load(&pool->generation) + 1u;
+  for (int32_t share = 0, begin = 0; share < shares; share++) {
+    int32_t end = share_end(pool, share);
+    atomic_store_explicit(&pool->workers[share].ticket, generation << 32 | (uint32_t)(end - begin),
+                          memory_order_release);
+    begin = end;
+  }
   announce(pool);
-  work(pool, 0);
-  if (spin(&pool->completed, tasks, 1, pool->spin_ns)) return;
+  int32_t others = tasks - work(pool, 0);
+  if (spin(&pool->completed, others, 1, pool->spin_ns)) return;
   atomic_store(&pool->caller_sleeps, 1);
-  for (int32_t done; (done = atomic_load(&pool->completed)) != tasks;)
+  for (int32_t done; (done = atomic_load(&pool->completed)) != others;)
     futex_wait(&pool->completed, done);
   atomic_store(&pool->caller_sleeps, 0);
 }

@@ -28,7 +28,7 @@ typedef struct {
   uint32_t refs;   /* index of the first tensor in dse_entry_table.refs */
   uint16_t n_refs;
   int32_t tasks;   /* >= 1 */
-  int32_t grain;   /* least number of tasks worth handing to a thread; tasks <= grain: one thread */
+  int32_t grain;   /* least number of tasks worth handing to a thread */
 } dse_step_row;
 
 typedef struct {
