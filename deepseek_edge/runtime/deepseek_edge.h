@@ -61,8 +61,9 @@ typedef enum { DSE_INPUT = 0, DSE_OUTPUT = 1 } dse_direction;
 typedef struct {
   uint32_t struct_size;     /* sizeof(dse_options): later fields may follow */
   int32_t threads;          /* 0: as many as this process may use */
-  const int32_t *affinity;  /* CPU numbers, one a thread, or NULL to leave it to the kernel; the
-                               first stands for the calling thread, which is left where it is */
+  const int32_t *affinity;  /* CPU numbers, one a thread; the first stands for the calling thread,
+                               which is left where it is. NULL leaves it to the kernel, but away
+                               from slower kinds of cores where the faster ones are enough */
   int32_t affinity_count;
   int32_t spin_us;          /* how long an idle thread spins before it sleeps; 0: the default */
 } dse_options;

@@ -8,6 +8,7 @@
 #include "dse_program.h"
 
 #define DSE_MAX_THREADS 256
+#define DSE_MAX_CPUS 8192
 #define DSE_ERROR_BYTES 192
 #define DSE_DEFAULT_SPIN_US 200
 
@@ -18,6 +19,11 @@ typedef struct {
   int32_t scratch; /* which of the tensors is the thread's own memory, or -1 */
   void *tensors[DSE_MAX_KERNEL_TENSORS];
 } dse_call;
+
+/* As the kernel takes it: CPU number n is bit n. */
+typedef struct {
+  unsigned long words[DSE_MAX_CPUS / 8 / sizeof(long)];
+} dse_cpu_set;
 
 typedef struct dse_pool dse_pool;
 
@@ -53,6 +59,8 @@ struct dse_pool {
   dse_call call;
   unsigned char *scratch; /* of all threads, one after the other */
   int32_t threads; /* the caller included */
+  int32_t prefers;  /* do workers without a CPU of their own run on `cpus` only? */
+  dse_cpu_set cpus;
   uint64_t spin_ns;
   dse_worker workers[DSE_MAX_THREADS];
 };
@@ -73,12 +81,16 @@ int dse_cpu_has(const char *feature, size_t length);
 
 /* dse_cpu.c */
 dse_status dse_check_features(const char *features, char *error);
-int32_t dse_usable_cpus(void);
+void dse_usable_cpus(dse_cpu_set *cpus); /* of this process; one if it can't be told */
+int32_t dse_count_cpus(const dse_cpu_set *cpus);
+/* Takes the slowest kinds of cores away while `wanted` are left, and says whether it did. `sysfs`
+ * is /sys/devices/system/cpu; where that doesn't tell the capacity of each CPU, all stay. */
+int dse_keep_fastest(const char *sysfs, int32_t wanted, dse_cpu_set *cpus);
 
 /* dse_check.c */
 dse_status dse_check_program(const dse_program_table *program, char *error);
 
-/* dse_pool.c. pool->threads, spin_ns and each worker's cpu are set; the rest is zero. */
+/* dse_pool.c. pool->threads, spin_ns, prefers, cpus and each worker's cpu are set, the rest 0. */
 dse_status dse_pool_start(dse_pool *pool, char *error);
 void dse_pool_run(dse_pool *pool, int32_t tasks, int32_t grain);
 void dse_pool_stop(dse_pool *pool);

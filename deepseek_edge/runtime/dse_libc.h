@@ -34,6 +34,9 @@ int pthread_join(pthread_t, void **);
 #define MAP_ANONYMOUS 32
 #define MAP_FAILED ((void *)-1)
 #define CLOCK_MONOTONIC 1
+#define SYS_openat 56
+#define SYS_close 57
+#define SYS_read 63
 #define SYS_futex 98
 #define SYS_sched_setaffinity 122
 #define SYS_sched_getaffinity 123

@@ -21,7 +21,7 @@ static dse_status check_options(const dse_options *options, char *error) {
     dse_format(error, "spin_us is %d", options->spin_us);
   } else {
     for (int32_t i = 0; options->affinity && i < options->affinity_count; i++)
-      if (options->affinity[i] < 0 || options->affinity[i] >= 8192) {
+      if (options->affinity[i] < 0 || options->affinity[i] >= DSE_MAX_CPUS) {
         dse_format(error, "can't run a thread on CPU %d", options->affinity[i]);
         return DSE_ERROR_ARGUMENT;
       }
@@ -64,12 +64,17 @@ dse_status dse_open(const dse_options *options, dse_model **out) {
   dse_status status = check_options(options, open_error);
   if (status == DSE_OK) status = dse_check_features(dse_program.features, open_error);
   if (status == DSE_OK) status = dse_check_program(&dse_program, open_error);
-  int32_t threads = options->threads ? options->threads : dse_usable_cpus();
+  dse_cpu_set cpus;
+  dse_usable_cpus(&cpus);
+  int32_t threads = options->threads ? options->threads : dse_count_cpus(&cpus);
+  if (threads > DSE_MAX_THREADS) threads = DSE_MAX_THREADS;
   if (status == DSE_OK) status = map_model(threads, &model, open_error);
   if (status != DSE_OK) return status;
 
   dse_pool *pool = &model->pool;
   pool->spin_ns = 1000u * (uint64_t)(options->spin_us ? options->spin_us : DSE_DEFAULT_SPIN_US);
+  pool->cpus = cpus;
+  pool->prefers = dse_keep_fastest("/sys/devices/system/cpu", threads, &pool->cpus);
   for (int32_t i = 1; i < pool->threads; i++)
     pool->workers[i].cpu = options->affinity ? options->affinity[i] : -1;
   status = dse_pool_start(pool, open_error);

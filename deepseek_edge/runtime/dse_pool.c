@@ -87,11 +87,16 @@ static int32_t work(dse_pool *pool, int32_t thread) {
 }
 
 static void pin(dse_worker *worker) {
-  unsigned long mask[1024 / sizeof(long)] = {0};
-  if (worker->cpu < 0) return;
-  mask[(size_t)worker->cpu / (8 * sizeof(long))] = 1ul << (size_t)worker->cpu % (8 * sizeof(long));
-  if (syscall(SYS_sched_setaffinity, 0, sizeof mask, mask) != 0)
-    atomic_store(&worker->pool->failed_cpu, worker->cpu);
+  const int32_t bits = 8 * sizeof(long);
+  dse_cpu_set own = {{0}};
+  if (worker->cpu >= 0) {
+    own.words[worker->cpu / bits] = 1ul << worker->cpu % bits;
+    if (syscall(SYS_sched_setaffinity, 0, sizeof own, &own) != 0)
+      atomic_store(&worker->pool->failed_cpu, worker->cpu);
+  } else if (worker->pool->prefers) {
+    /* A hint: the kernel refuses if it has just taken all these CPUs away from the process. */
+    syscall(SYS_sched_setaffinity, 0, sizeof own, &worker->pool->cpus);
+  }
 }
 
 static void *serve(void *argument) {
