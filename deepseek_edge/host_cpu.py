@@ -73,8 +73,8 @@ def describe_cpu(
         machine: as uname gives it: "x86_64" or "aarch64".
         cpuinfo: the text of /proc/cpuinfo.
         read_sysfs: of one of the allowed CPUs.
-        allowed: numbers of the CPUs this process may run on. Threads of one core count once: they
-            share its multipliers.
+        allowed: numbers of the CPUs that count. Threads of one core count once: they share its
+            multipliers.
         arm_cores: the AArch64 cores that have a name of their own; others are "generic".
 
     Raises:

@@ -335,6 +335,18 @@ def _core_table() -> _CoreTable:
     return _convert(_read_toml(path), _CoreTable, path)
 
 
+def _usable_cpus() -> set[int]:
+    """CPUs of the machine, or of the container: those that its first process may run on.
+
+    Not this process's own: programs don't depend on the number of threads, so a compiler that
+    ``taskset`` or ``numactl`` keeps on one CPU has to make the same one.
+    """
+    try:
+        return os.sched_getaffinity(1)
+    except OSError:  # hidden, e.g. by hidepid or a sandbox
+        return os.sched_getaffinity(0)
+
+
 def _detect() -> dict[str, object]:
     """The fields of a target that this machine's CPU decides."""
     if not sys.platform.startswith("linux"):
@@ -342,7 +354,7 @@ def _detect() -> dict[str, object]:
             f"target 'host' is not supported on {sys.platform}",
             hint="other targets can be compiled for from here: deepseek-edge target list",
         )
-    allowed = os.sched_getaffinity(0)
+    allowed = _usable_cpus()
     folder = Path(f"/sys/devices/system/cpu/cpu{min(allowed)}")
 
     def read_sysfs(name: str) -> str | None:

@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -148,6 +149,15 @@ def test_an_unknown_id_is_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownTargetError) as caught:
         load_target("rasberry-pi-5")
     assert "raspberry-pi-5" in str(caught.value.hint)
+
+
+def test_the_host_is_the_same_whichever_cpus_this_process_may_use() -> None:
+    before, allowed = load_target("host"), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        assert load_target("host") == before
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @pytest.mark.parametrize("id", ["", "../cores", "cores", "targets/host", "HOST", "missing.toml"])
