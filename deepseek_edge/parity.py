@@ -47,12 +47,13 @@ class Reference:
     Its default optimizations saturate int8 sums on CPUs without VNNI, so they are never used.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, *, as_written: bool = False) -> None:
         """Keep a graph whose shapes are fixed; it is loaded when it is first run.
 
-        A Q/DQ graph is run in its integer form, in which float32 executes it exactly.
+        Unless it is to be run as it is written, a Q/DQ graph is run in its integer form, in
+        which float32 executes it exactly.
         """
-        self._model = integer_form(model) if is_quantized(model) else model
+        self._model = integer_form(model) if is_quantized(model) and not as_written else model
         self._shapes = {spec.name: spec.shape for spec in graph_inputs(model)}
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
@@ -224,7 +225,9 @@ def output_steps(model: onnx.ModelProto, reference: Sequence[Tensors]) -> dict[s
     steps = output_scales(model)
     for name, value in reference[0].items():
         if value.dtype.kind == "f" and name not in steps:
-            steps[name] = output_range(np.stack([sample[name] for sample in reference])) / 255
+            steps[name] = (
+                output_range(np.concatenate([sample[name].ravel() for sample in reference])) / 255
+            )
     return steps
 
 
@@ -267,14 +270,24 @@ def check_graph(
         ParityError: an output is missing, has another shape, is NaN or infinite where the
             reference is not, or differs by more than the contract allows.
     """
-    found = list(_differences(reference, artifact, scales or {}))
-    for name, difference in found:
+    for name, difference in _differences(reference, artifact, scales or {}):
         if difference.wrong is not None:
             raise ParityError(
                 f"parity failed: output {name!r} {difference.wrong}",
                 hint="this is a defect of the compiler, not of the model: report it with the "
                 "model; --dump DIR keeps what was generated",
             )
+    return measure_graph(reference, artifact, scales=scales)
+
+
+def measure_graph(
+    reference: Sequence[Tensors],
+    artifact: Sequence[Tensors],
+    *,
+    scales: Mapping[str, float] | None = None,
+) -> ParityGraph:
+    """As :func:`check_graph`, without judging."""
+    found = list(_differences(reference, artifact, scales or {}))
     steps = [difference.steps for _, difference in found if difference.steps is not None]
     elements = sum(difference.elements for _, difference in found)
     inside = sum(difference.inside for _, difference in found)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -89,11 +90,12 @@ def compile_model(
             with clock.stage("codegen"):
                 compiled = compile_graph(request.precision, origin.model, quantized, build, narrate)
             with clock.stage("parity"):
-                compiled, checked = check_best(compiled, one, origin, narrate)
+                rebuild = partial(build.build, folder="observed")
+                compiled, checked = check_best(compiled, one, origin, narrate, rebuild)
             with clock.stage("evaluation"):
                 accuracy, notes = judge(request, evaluation, checked, one, narrate=narrate)
             pack(request, one, source, checked, evaluation)
-            notes = (*compiled.notes, *notes)
+            notes = (*compiled.notes, *checked.notes, *notes)
             report = describe_result(one, checked, accuracy, notes, clock.seconds())
             profile = profile_for_page(request, one, checked, narrate)
         chapters.append(Chapter(one.target, compiled.steps, report, profile))

@@ -9,7 +9,13 @@ from deepseek_edge.artifacts import Program, Step
 from deepseek_edge.datasets import Dataset, check_disjoint, load_dataset
 from deepseek_edge.errors import ModelError, ParityError, UsageError
 from deepseek_edge.parity import Reference, Tensors, compare_float
-from deepseek_edge.pipeline.checking import CheckedProgram, Evaluation, Narrate, check_program
+from deepseek_edge.pipeline.checking import (
+    CheckedProgram,
+    Evaluation,
+    Narrate,
+    Rebuild,
+    check_program,
+)
 from deepseek_edge.pipeline.placement import Place, open_program
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
 from deepseek_edge.quantization import QuantConfig, Quantizer
@@ -157,29 +163,34 @@ class Compiled:
 
 
 def check_best(
-    compiled: Compiled, one: PlannedTarget, origin: Origin, narrate: Narrate
+    compiled: Compiled,
+    one: PlannedTarget,
+    origin: Origin,
+    narrate: Narrate,
+    rebuild: Rebuild | None = None,
 ) -> tuple[Compiled, CheckedProgram]:
-    """Check a program, and the one in its place if it fails: integers repeat, floats round.
-
-    A float layer between integer ones may round a value to the other side of a tie, which the
-    layers behind it can amplify beyond what parity allows. A note says that it was so.
+    """Check a program, and the one in its place if it fails; a note says that it was so.
 
     Args, Raises:
         As :func:`check_against_origin`, of the last one.
     """
     try:
-        return compiled, check_against_origin(compiled, one, origin, narrate)
+        return compiled, check_against_origin(compiled, one, origin, narrate, rebuild)
     except ParityError as error:
         if compiled.otherwise is None:
             raise
-        note = f"the mix was dropped, since float rounding upsets its integers: {error}"
+        note = f"the mix was dropped: {error}"
         narrate(f"{one.target.id}: {note}")
         other = replace(compiled.otherwise, notes=(*compiled.notes, note))
-        return check_best(other, one, origin, narrate)
+        return check_best(other, one, origin, narrate, rebuild)
 
 
 def check_against_origin(
-    compiled: Compiled, one: PlannedTarget, origin: Origin, narrate: Narrate
+    compiled: Compiled,
+    one: PlannedTarget,
+    origin: Origin,
+    narrate: Narrate,
+    rebuild: Rebuild | None = None,
 ) -> CheckedProgram:
     """Compare a program with its graph, and with the float model on data that this came from.
 
@@ -188,6 +199,7 @@ def check_against_origin(
         one: the target, and where to run it.
         origin: of the graph.
         narrate: told lines for a person.
+        rebuild: compiles another graph for the same target, where layers must be compared.
 
     Raises:
         ParityError: the program computes something else than its graph.
@@ -195,8 +207,8 @@ def check_against_origin(
     calibration, quantized = origin.calibration, compiled.quantized
     program, graph = compiled.program, compiled.graph
     if calibration is None or quantized is None:
-        return check_program(program, one, graph, origin.reference, narrate)
-    checked = check_program(program, one, graph, Reference(graph), narrate)
+        return check_program(program, one, graph, origin.reference, narrate, rebuild=rebuild)
+    checked = check_program(program, one, graph, Reference(graph), narrate, rebuild=rebuild)
     errors = layer_errors(quantized, calibration.samples)
     checked = replace(checked, report=replace(checked.report, layer_errors=errors))
     shapes = {spec.name: spec.shape for spec in program.entries[0].inputs}
