@@ -78,14 +78,13 @@ def compile_model(
     reference = Reference(model)
     evaluation = prepare_evaluation(request, model, reference)
     origin = Origin(model, reference, prepare_calibration(request, model, evaluation))
-    source = describe_source(request.model, model)
-    chapters = []
+    source, chapters = describe_source(request.model, model), []
+    backend = compile_program or tvm_backend()
     for one in planned:
         with work_directory(request.dump, one.target.id) as work_dir:
             clock = Stopwatch()
             with clock.stage("quantize"):
                 quantized = origin.quantized_for(one.target, progress)
-            backend = compile_program or tvm_backend()
             build = Builder(backend, one.target, request.batches, work_dir, progress)
             with clock.stage("codegen"):
                 compiled = compile_graph(request.precision, origin.model, quantized, build, narrate)

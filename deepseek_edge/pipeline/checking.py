@@ -92,14 +92,13 @@ def check_program(
     scales = output_steps(model, expected) if program.precision == "int8" else {}
     notes: tuple[str, ...] = ()
     try:
-        graph = check_graph(expected, actual, scales=scales)
+        check_graph(expected, actual, scales=scales)
     except ParityError as error:
         if rebuild is None or not (program.layers.int8 and program.layers.float32):
             raise
         narrate(f"{one.target.id}: {error}; checking each layer by itself")
-        count = check_layers(model, rebuild(observable(model)), one, calls)
-        notes = (_by_layer(error, count),)
-        graph = measure_graph(expected, actual, scales=scales)
+        notes = (_by_layer(error, check_layers(model, rebuild(observable(model)), one, calls)),)
+    graph = measure_graph(expected, actual, scales=scales)
     report = ProgramReport(program, one.place, graph, compare_float(expected, actual))
     return CheckedProgram(report, first, actual[0], tuple(call_s), notes)
 
