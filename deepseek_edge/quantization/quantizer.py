@@ -274,7 +274,7 @@ class Quantizer:
         excluded = self._find_costly(model, activations, samples)
         placement = place(GraphIndex(model), excluded)
         if samples is None:
-            result = quantize_plainly(model, placement)
+            result = quantize_plainly(model, placement, activations)
         else:
             result = reconstruct(
                 model,
@@ -301,7 +301,7 @@ class Quantizer:
             model,
             placement,
             activations,
-            quantize_plainly(model, placement).weights,
+            quantize_plainly(model, placement, activations).weights,
             samples,
             progress=lambda done, total: self._progress("sensitivity", done, total),
         )

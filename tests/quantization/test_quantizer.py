@@ -89,6 +89,22 @@ def test_a_relu_loses_no_integers_to_negative_values() -> None:
     assert table.tensors["pooled"] == table.tensors["flat"]
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_a_channel_of_vanishing_weights_gets_steps_that_count_its_bias(rounding: str) -> None:
+    constants = conv_constants("y", (4, 3, 1, 1))
+    constants["y_w"][1] *= 1e-12
+    graph = model([conv("x", "y")], {"x": (1, 3, 12, 12)}, ("y",), constants)
+    found = quantize(graph, rounding=rounding, equalization=False)
+    index = GraphIndex(found)
+    layer = next(one for one in found.graph.node if one.op_type == "Conv")
+    x, w = (index.producer[name] for name in layer.input[:2])
+    steps = index.value(x.input[1]) * index.value(w.input[1]).astype(np.float64)
+    counts = np.abs(index.value(layer.input[2]) / steps)
+    assert counts.max() < 2**30
+    assert counts.argmax() == 1 and counts[1] > 2**28  # the other channels keep their own steps
+    assert not index.value(w.input[0])[1].any()
+
+
 def test_the_same_data_gives_the_same_bytes() -> None:
     first, second = (quantize(residual()).SerializeToString(deterministic=True) for _ in range(2))
     assert first == second

@@ -18,7 +18,7 @@ def test_a_layer_with_a_coarse_input_costs_most() -> None:
     fine = affine_from_range(-8, 8, symmetric=False)
     coarse = affine_from_range(-800, 800, symmetric=False)
     activations = dict.fromkeys(placement.tensors, fine) | {"b_clip": coarse}
-    weights = quantize_plainly(graph, placement).weights
+    weights = quantize_plainly(graph, placement, activations).weights
     found = layer_sensitivity(graph, placement, activations, weights, samples(4))
     assert list(found) == ["a_node", "b_node", "c_node", "y_node"]
     assert min(found, key=found.__getitem__) == "c_node"

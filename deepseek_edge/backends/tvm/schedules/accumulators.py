@@ -99,7 +99,7 @@ class Accumulators:
                 ]
                 if ahead:
                     # Here, not once for all steps of the loop: there LLVM spills sums.
-                    _prefetch(weights, base, unit.group * weight_stride, ahead)
+                    _prefetch(weights, base, inner, unit.group * weight_stride, ahead)
                 for row in rows:
                     if by_lane:
                         value = partial(by_lane, blocks[row], inner)
@@ -314,7 +314,9 @@ def prefetch_of(target: Target) -> int:
     return 8192 if target.arch == "x86_64" else 0
 
 
-def _prefetch(weights: Buffer, first: Expr, elements: int, ahead: int) -> None:
+def _prefetch(weights: Buffer, base: Expr, step: int, elements: int, ahead: int) -> None:
+    """Ask for each cache line that begins in an unrolled step of ``elements`` at ``base``."""
     size = np.dtype(weights.dtype).itemsize
-    for place in range(0, elements, CACHE_LINE // size):
-        prefetch(weights, first + index(place + ahead // size))
+    line, first = CACHE_LINE // size, step * elements
+    for place in range(-(-first // line) * line, first + elements, line):
+        prefetch(weights, base + index(place - first + ahead // size))

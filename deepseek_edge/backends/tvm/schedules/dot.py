@@ -18,7 +18,6 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     Expr,
     bind,
     load,
-    prefetch,
     ramp,
     splat,
 )
@@ -235,22 +234,6 @@ NEON = Unit(
 
 
 NEON_ACTIVATIONS = dataclasses.replace(NEON, accumulate=_smull_each)
-
-
-def prefetching(unit: Unit, distance: int) -> Unit:
-    """A float ``unit`` for one inner loop that asks for the weights ``distance`` elements ahead.
-
-    Weights that come from memory at each inference arrive while others are multiplied.
-    """
-    line, emitted = 64 // 4, [0]
-
-    def weights(buffer: Buffer, address: Expr, lanes: int) -> Expr:
-        if emitted[0] % line == 0:  # once for each cache line, whatever the vector's width
-            prefetch(buffer, address + tirx.const(distance, "int64"))
-        emitted[0] += lanes
-        return unit.weights(buffer, address, lanes)
-
-    return dataclasses.replace(unit, weights=weights)
 
 
 def float_unit(target: Target) -> Unit:

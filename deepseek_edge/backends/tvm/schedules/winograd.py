@@ -26,7 +26,7 @@ from deepseek_edge.backends.tvm.schedules.blocks import (
     padded_width,
     part_start,
 )
-from deepseek_edge.backends.tvm.schedules.dot import float_unit, prefetching
+from deepseek_edge.backends.tvm.schedules.dot import float_unit
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.geometry import Geometry
 from deepseek_edge.backends.tvm.schedules.kernel import (
@@ -299,8 +299,9 @@ class _Winograd:
     def _multiply(self, block: Columns, column: Expr, p: Expr, size: int, start: Expr) -> None:
         """Sums of ``size`` tiles from ``start`` of the strip, at position ``p``."""
         positions = index(self.filtering.positions)
-        unit = prefetching(self.unit, self.depth * block.width)
-        sums = Accumulators(unit, size, block, self.start, bind(p * index(self.padded) + column))
+        sums = Accumulators(
+            self.unit, size, block, self.start, bind(p * index(self.padded) + column)
+        )
         source = bind(p * index(self.plane) + start * index(self.row))
         sums.multiply(
             self.depth,
@@ -311,6 +312,8 @@ class _Winograd:
             address=lambda row, k: source + k + index(row * self.row),
             rows=range(size),
             unroll=unroll_of(self.target),
+            # The next position's weights come while this one's are multiplied.
+            ahead=4 * self.depth * block.width,
         )
         base = bind(index(self.sums_base) + (start * positions + p) * index(self.width))
         for row in range(size):
