@@ -139,7 +139,7 @@ class _Pass:
             and x not in self.lazy
             and node.attrs.get("group", 1) == 1
         )
-        # A convolution broadcasts single input elements, so it can read NCHW as it is.
+        # A convolution needs single input elements, so it can read NCHW as it is.
         node.attrs["channels_first_input"] = reads_first
         source = x if reads_first else self.ordered(x, last)
         out = self.remember(node.output, first)

@@ -106,3 +106,26 @@ def test_special_values_are_as_on_the_host(tmp_path: Path) -> None:
     assert wrong == {}
     assert np.isnan(answers[cases.outputs[-1]][0])
     assert np.isnan(answers[cases.outputs[-2]][0])
+
+
+@pytest.mark.emulated
+def test_convolutions_of_an_image_equal_the_reference(tmp_path: Path) -> None:
+    d, cases, target = Draw(9), Cases(opset=19), load_target("raspberry-pi-4")
+    image = d.floats(2, 3, 15, 19)
+    for size, stride, dilation, pad in (
+        (7, 2, 1, 3),
+        (3, 2, 1, 1),
+        (3, 1, 1, 1),
+        (2, 1, 3, 6),  # the first and last pixels read nothing but padding
+        (11, 4, 1, 2),
+        (12, 1, 1, 0),
+    ):
+        weights = Const(d.floats(20, 3, size, size))
+        attributes = {"strides": [stride] * 2, "dilations": [dilation] * 2, "pads": [pad] * 4}
+        cases.add("Conv", image, weights, Const(d.floats(20)), **attributes)
+    model = cases.model()
+    program = compiled(model, tmp_path, target)
+    answers = qemu.run(
+        program.library, target, cases.feeds, specs=program.entries[0], timeout_s=100
+    )
+    assert wrong_answers(reference(model, cases.feeds), answers) == {}

@@ -83,15 +83,15 @@ class Accumulators:
         unit = self.unit
         groups = depth // unit.group
         factor = next(f for f in (unroll, 4, 2, 1) if f <= unroll and groups % f == 0)
-        by_lane = unit.lane if contiguous and factor == 4 else None
+        by_lane = unit.lane if contiguous and factor % 4 == 0 else None
         with loop(groups // factor) as outer:
             first = outer * index(factor * unit.group)
-            blocks = {
-                row: bind(load(source, address(row, first), factor * unit.group))
-                for row in (rows if by_lane else ())
-            }
+            blocks: dict[int, Expr] = {}
             for inner in range(factor):
                 k = first + index(inner * unit.group)
+                if by_lane and inner % 4 == 0:
+                    length = 4 * unit.group
+                    blocks = {row: bind(load(source, address(row, k), length)) for row in rows}
                 base = weight_base + k * index(weight_stride)
                 vectors = [
                     unit.weights(weights, base + index(offset * unit.group), lanes)
@@ -102,12 +102,12 @@ class Accumulators:
                     _prefetch(weights, base, inner, unit.group * weight_stride, ahead)
                 for row in rows:
                     if by_lane:
-                        value = partial(by_lane, blocks[row], inner)
+                        value = partial(by_lane, blocks[row], inner % 4)
                     else:
                         value = partial(unit.broadcast, source, address(row, k))
-                    self._multiply_row(row, value, vectors)
+                    self.multiply_row(row, value, vectors)
 
-    def _multiply_row(self, row: int, value: Callable[[int], Any], vectors: Sequence[Expr]) -> None:
+    def multiply_row(self, row: int, value: Callable[[int], Any], vectors: Sequence[Expr]) -> None:
         """Add value(lanes) * vectors to a row's sums."""
         values: dict[int, Any] = {}
         for (offset, lanes), vector in zip(self.block.vectors, vectors, strict=True):
@@ -301,7 +301,7 @@ def accumulators(
 
 def unroll_of(target: Target) -> int:
     """How many steps of the inner loop are written out."""
-    return 4 if target.arch == "aarch64" else 2
+    return 8 if target.arch == "aarch64" else 2
 
 
 def prefetch_of(target: Target) -> int:

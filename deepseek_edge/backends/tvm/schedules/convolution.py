@@ -5,8 +5,10 @@ border know which of their pixels a filter column misses, at compile time. Filte
 the image are skipped at run time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from tvm import tirx
 
@@ -24,6 +26,7 @@ from deepseek_edge.backends.tvm.schedules.blocks import (
     for_blocks,
     streams_weights,
 )
+from deepseek_edge.backends.tvm.schedules.dot import Unit
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.geometry import Geometry, Span, spans
 from deepseek_edge.backends.tvm.schedules.kernel import (
@@ -32,14 +35,19 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     bind,
     build,
     index,
+    lanes_of,
+    load,
     loop,
     otherwise,
+    pieces,
     when,
 )
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering
 from deepseek_edge.backends.tvm.schedules.weights import prepare, unit_of
 from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.target import Target
+
+WIDEST_ROW = 11  # filter columns of an NCHW input that are written out
 
 
 def convolution(node: Node, fusion: Fusion, target: Target) -> Lowering:
@@ -162,12 +170,13 @@ class _Direct:
         at: "tuple[Accumulators, Expr, Expr, Expr]",
     ) -> None:
         shape, depth, width = self.shape, self.weights.depth, place.block.width
-        sums, batch, y, r = at
+        sums, _, _, r = at
         packed = self.weights.buffers["packed"]
-        weights = bind(place.weight_base + r * index(shape.kernel_w * depth * width))
-        line = bind(shape.line(batch, y) + place.group * index(self.depth))
+        weights, first = self._first(place, start, at)
+        if self._reads_planes():
+            self._filter_planes(place, span, sums, (weights, first))
+            return
         step = shape.pixel_stride
-        first = bind(line + (start * index(shape.stride_w) - index(shape.pad_left)) * index(step))
         unroll = unroll_of(self.target)
         run = shape.kernel_w * depth if span.merges_columns(shape, depth) else depth
 
@@ -203,6 +212,60 @@ class _Direct:
             if "border" in self.weights.buffers:
                 missing = [row for row in range(span.width) if row not in rows]
                 self._give_back(sums, missing, place, r, index(column))
+
+    def _first(
+        self, place: "_Place", start: Expr, at: "tuple[Accumulators, Expr, Expr, Expr]"
+    ) -> tuple[Expr, Expr]:
+        """Where the weights of a filter row start, and what its first column reads."""
+        shape, (_, batch, y, r) = self.shape, at
+        row = shape.kernel_w * self.weights.depth * place.block.width
+        weights = bind(place.weight_base + r * index(row))
+        line = bind(shape.line(batch, y) + place.group * index(self.depth))
+        x = start * index(shape.stride_w) - index(shape.pad_left)
+        return weights, bind(line + x * index(shape.pixel_stride))
+
+    def _reads_planes(self) -> bool:
+        """True if a multiplication takes any of a vector's NCHW pixels, and few columns do."""
+        unit, shape = self.weights.unit, self.shape
+        by_lane = unit.lane is not None and unit.group == 1
+        return shape.channels_first and by_lane and shape.kernel_w <= WIDEST_ROW
+
+    def _filter_planes(
+        self, place: "_Place", span: Span, sums: Accumulators, at: tuple[Expr, Expr]
+    ) -> None:
+        """A filter row of an NCHW input: vectors of neighbouring pixels serve all its columns."""
+        shape, depth, width = self.shape, self.weights.depth, place.block.width
+        (weights, first), unit = at, self.weights.unit
+        taps = {
+            s: [row for row in range(span.width) if span.hits(row, s, shape)]
+            for s in range(shape.kernel_w)
+        }
+        reach = [self._distance(row, s) for s, rows in taps.items() for row in rows]
+        if not reach:
+            return
+        with loop(depth) as k:
+            line = bind(first + k * index(shape.channel_stride) + index(min(reach)))
+            values: list[Callable[[int], Expr]] = []
+            for offset, lanes in pieces(max(reach) + 1 - min(reach), 4):
+                vector = bind(load(place.source, line + index(offset), lanes))
+                values += [partial(_lane, unit, vector, lane) for lane in range(lanes)]
+            for s, rows in taps.items():
+                base = weights + (k + index(s * depth)) * index(width)
+                vectors = [
+                    unit.weights(self.weights.buffers["packed"], base + index(offset), lanes)
+                    for offset, lanes in place.block.vectors
+                ]
+                for row in rows:
+                    sums.multiply_row(row, values[self._distance(row, s) - min(reach)], vectors)
+
+    def _distance(self, row: int, s: int) -> int:
+        """Pixels between the tile's first and what filter column ``s`` reads for ``row``."""
+        return row * self.shape.stride_w + s * self.shape.dilation_w
+
+
+def _lane(unit: Unit, vector: Expr, which: int, lanes: int) -> Any:
+    assert unit.lane
+    return vector if lanes_of(vector) == 1 else unit.lane(vector, which, lanes)
 
 
 @dataclass(frozen=True)

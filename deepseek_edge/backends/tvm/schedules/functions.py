@@ -39,6 +39,19 @@ def magnitude(x: Expr, lanes: int) -> Expr:
     return tirx.max(negated(x, lanes), x)
 
 
+def extremes_by_instruction(x: Expr, lanes: int) -> Expr:
+    """``tirx.max`` and ``tirx.min`` of float32 at the root of ``x`` as LLVM's maximum and minimum.
+
+    ARM has both as an instruction each; NaN stays NaN. x86 has the comparison that TVM means.
+    """
+    if not isinstance(x, tirx.Max | tirx.Min) or element_type(x) != "float32":
+        return x
+    name = "llvm.maximum" if isinstance(x, tirx.Max) else "llvm.minimum"
+    dtype = "float32" if lanes == 1 else f"float32x{lanes}"
+    args = [extremes_by_instruction(arg, lanes) for arg in (x.a, x.b)]
+    return tirx.call_llvm_pure_intrin(dtype, name, *args)
+
+
 def is_nan(x: Expr, lanes: int) -> Expr:
     """True where a float32 is NaN; by its bits, since TVM takes x == x for true."""
     bits = tirx.reinterpret(f"int32x{lanes}" if lanes > 1 else "int32", x)

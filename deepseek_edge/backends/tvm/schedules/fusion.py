@@ -12,6 +12,7 @@ from tvm import tirx
 from deepseek_edge.backends.tvm.fuse import FusedStep
 from deepseek_edge.backends.tvm.graph import Value
 from deepseek_edge.backends.tvm.schedules.arithmetic import constant_vector, evaluate
+from deepseek_edge.backends.tvm.schedules.functions import extremes_by_instruction
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
     Expr,
@@ -84,6 +85,8 @@ class Fusion:
                 result = quantize(node, args[0], lanes, self.target)
             else:
                 result = evaluate(node, args, lanes)
+                if self.target.arch == "aarch64":
+                    result = extremes_by_instruction(result, lanes)
             if self.is_integer and node.op == "Mul" and node.output.dtype == "float32":
                 result = rounded(result, lanes)
             known[node.output] = once(result)
