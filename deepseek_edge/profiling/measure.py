@@ -44,7 +44,8 @@ def measure(
     Args:
         library: a verified model.so.
         inputs: by name; their values matter little, but denormals would.
-        bundle, program: their names in the report.
+        bundle: its name in the report.
+        program: likewise.
         steps: of the first entry.
         target: compiled for; there is a roof if none of its values that make it is unverified.
         threads: 0 for as many as this process may use.
