@@ -13,10 +13,11 @@ from deepseek_edge.quantization.insert import insert
 from deepseek_edge.quantization.layer_errors import SAMPLES, layer_errors
 from deepseek_edge.quantization.placement import place
 from deepseek_edge.quantization.quantizer import QuantizedModel
+from deepseek_edge.quantization.reconstruct import Rounding
 from tests.quantization.graphs import residual, samples
 
 
-def quantized(rounding: str = "gptq") -> QuantizedModel:
+def quantized(rounding: Rounding = "gptq") -> QuantizedModel:
     config = dataclasses.replace(QuantConfig(), rounding=rounding)
     return Quantizer(residual(), config).calibrate(samples(16)).quantize()
 

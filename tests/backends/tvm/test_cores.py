@@ -1,6 +1,7 @@
 """The same operators for other cores, compared with the same reference: ARM64 under QEMU."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,7 +122,11 @@ def test_convolutions_of_an_image_equal_the_reference(tmp_path: Path) -> None:
         (12, 1, 1, 0),
     ):
         weights = Const(d.floats(20, 3, size, size))
-        attributes = {"strides": [stride] * 2, "dilations": [dilation] * 2, "pads": [pad] * 4}
+        attributes: dict[str, Any] = {
+            "strides": [stride] * 2,
+            "dilations": [dilation] * 2,
+            "pads": [pad] * 4,
+        }
         cases.add("Conv", image, weights, Const(d.floats(20)), **attributes)
     model = cases.model()
     program = compiled(model, tmp_path, target)

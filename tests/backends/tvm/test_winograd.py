@@ -30,7 +30,7 @@ from tests.backends.tvm.test_integer import TARGETS
 
 pytestmark = pytest.mark.tvm
 BOTH = pytest.mark.parametrize("filtering", [F2, F4], ids=["F2", "F4"])
-SAME = {"pads": [1, 1, 1, 1]}
+SAME: dict[str, Any] = {"pads": [1, 1, 1, 1]}
 
 
 @pytest.fixture
