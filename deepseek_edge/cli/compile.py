@@ -105,6 +105,19 @@ HtmlOption = Annotated[
 ]
 
 
+TuneOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MINUTES",
+        help="Search for faster schedules on this machine; 0 uses what was found before.",
+    ),
+]
+TuneDbOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Where --tune keeps what it finds; default: your cache."),
+]
+
+
 def compile_command(
     model: ModelArgument,
     *,
@@ -124,6 +137,8 @@ def compile_command(
     dump: DumpOption = None,
     output: OutputOption = None,
     html: HtmlOption = None,
+    tune: TuneOption = None,
+    tune_db: TuneDbOption = None,
     format: FormatOption = "readable",
 ) -> None:
     """Compile a model, run what was made, compare it with its graph, and pack it."""
@@ -148,6 +163,8 @@ def compile_command(
             dump=dump,
             output=output,
             html=html,
+            tune_minutes=tune,
+            tune_database=tune_db,
         )
         result = compile_model(request, narrate=narrator.say, progress=narrator.advance)
     show(result, format)

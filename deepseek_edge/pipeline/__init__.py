@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import onnx
@@ -19,7 +18,7 @@ from deepseek_edge.pipeline.checking import (
 from deepseek_edge.pipeline.choosing import Builder, CompileProgram, compile_graph
 from deepseek_edge.pipeline.packing import describe_source, pack, write_page
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, describe_plan, make_plan
-from deepseek_edge.pipeline.quantizing import Origin, check_best, prepare_calibration
+from deepseek_edge.pipeline.quantizing import Compiled, Origin, check_best, prepare_calibration
 from deepseek_edge.pipeline.workspace import Stopwatch, work_directory
 from deepseek_edge.profiling.html import Chapter
 from deepseek_edge.profiling.measure import measure
@@ -88,9 +87,9 @@ def compile_model(
             build = Builder(backend, one.target, request.batches, work_dir, progress)
             with clock.stage("codegen"):
                 compiled = compile_graph(request.precision, origin.model, quantized, build, narrate)
+            compiled = tune_program(request, compiled, build, narrate=narrate, clock=clock)
             with clock.stage("parity"):
-                rebuild = partial(build.build, folder="observed")
-                compiled, checked = check_best(compiled, one, origin, narrate, rebuild)
+                compiled, checked = check_best(compiled, one, origin, narrate, build.rebuild)
             with clock.stage("evaluation"):
                 accuracy, notes = judge(request, evaluation, checked, one, narrate=narrate)
             pack(request, one, source, checked, evaluation)
@@ -106,6 +105,24 @@ def compile_model(
 def read_model(model: str | onnx.ModelProto) -> onnx.ModelProto:
     """The graph that a reference names, or the graph itself."""
     return model if isinstance(model, onnx.ModelProto) else load_model(model)
+
+
+def tune_program(
+    request: CompileRequest,
+    compiled: Compiled,
+    build: Builder,
+    *,
+    narrate: Narrate,
+    clock: Stopwatch,
+) -> Compiled:
+    """The program, tuned if the request says so; what tunes it is loaded here."""
+    if request.tune_minutes is None:
+        return compiled
+    from deepseek_edge.pipeline.tuning import tune
+
+    minutes, database = request.tune_minutes, request.tune_database
+    with clock.stage("tuning"):
+        return tune(compiled, build, minutes=minutes, database=database, narrate=narrate)
 
 
 def describe_result(

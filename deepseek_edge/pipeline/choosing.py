@@ -8,11 +8,13 @@ the times are those of a roofline model.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import onnx
 
 from deepseek_edge.artifacts import Program
+from deepseek_edge.backends.tvm.choice import Choices
 from deepseek_edge.parity import Tensors, sample_inputs
 from deepseek_edge.pipeline.checking import Narrate
 from deepseek_edge.pipeline.placement import is_this_machine
@@ -53,17 +55,26 @@ class Builder:
     work_dir: Path
     progress: Callable[[str, int, int], None]
 
-    def build(self, graph: onnx.ModelProto, folder: str = ".") -> Program:
-        """Compile a graph in a folder of the work directory.
+    def build(
+        self, graph: onnx.ModelProto, folder: str = ".", choices: Choices | None = None
+    ) -> Program:
+        """Compile a graph in a folder of the work directory, some steps as they are told to.
 
         Raises:
             UnsupportedError, ModelError: it can't be.
         """
         work_dir = self.work_dir / folder
         work_dir.mkdir(exist_ok=True)
-        return self.compile_program(
+        compile_program = self.compile_program
+        if choices is not None:
+            compile_program = partial(compile_program, choices=choices)
+        return compile_program(
             graph, self.target, batches=self.batches, work_dir=work_dir, progress=self.progress
         )
+
+    def rebuild(self, graph: onnx.ModelProto) -> Program:
+        """Compile another form of a graph, beside it; raises what :meth:`build` raises."""
+        return self.build(graph, "observed")
 
 
 def compile_graph(

@@ -9,12 +9,13 @@ import onnx
 
 from deepseek_edge.capabilities import check_compiler, check_plots, emulation_hint
 from deepseek_edge.errors import OutputError, UnsupportedError, UsageError
-from deepseek_edge.pipeline.placement import Place, choose_place
+from deepseek_edge.pipeline.placement import Place, choose_place, is_this_machine
 from deepseek_edge.quantization import QuantConfig
 from deepseek_edge.target import Target, load_target
 
 PRECISIONS = ("auto", "float32", "float16", "int8", "w4a16")
 COMPILED_PRECISIONS = ("float32", "int8")
+MOST_MINUTES = 7 * 24 * 60
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class CompileRequest:
         dump: a folder in which each target's work directory is kept.
         output: a file, a folder, or a name with "{target}" in it; None: NAME-TARGET.dse here.
         html: where to write a page about it; programs that run here are profiled for it.
+        tune_minutes: how long to search for faster schedules on this machine; None: not at all,
+            0: use what was found before.
+        tune_database: where that is kept; None: in the user's cache.
     """
 
     model: str | onnx.ModelProto
@@ -57,6 +61,8 @@ class CompileRequest:
     dump: Path | None = None
     output: Path | None = None
     html: Path | None = None
+    tune_minutes: float | None = None
+    tune_database: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,14 @@ def make_plan(request: CompileRequest) -> tuple[PlannedTarget, ...]:
     targets = tuple(load_target(id) for id in request.targets)
     for target in targets:
         _check_precision(request.precision, target)
+        _check_tuning(request, target)
     check_compiler()
     if request.html is not None:
         check_plots()
     outputs = output_paths(request.output, model_name(request.model), [t.id for t in targets])
-    for path in [*outputs, *([request.html] if request.html else [])]:
-        check_writable(path)
+    for path in [*outputs, request.html, request.tune_database]:
+        if path is not None:
+            check_writable(path)
     planned = []
     for target, output in zip(targets, outputs, strict=True):
         place = choose_place(target)
@@ -116,6 +124,8 @@ def describe_plan(request: CompileRequest, planned: Sequence[PlannedTarget]) -> 
             yield f"    hint: {emulation_hint(one.target.arch)}"
     if request.calibration is not None:
         yield f"  calibrated on {request.calibration}"
+    if request.tune_minutes is not None:
+        yield f"  tuned for {request.tune_minutes:g} minutes"
     if request.evaluation is not None:
         gate = (
             "no gate" if request.max_drop_pp is None else f"at most {request.max_drop_pp} pp lost"
@@ -193,6 +203,31 @@ def _check_precision(precision: str | None, target: Target) -> None:
             raise UnsupportedError(
                 f"{target.id} has no {one}", hint=f"it has {', '.join(target.precisions)}"
             )
+
+
+def _check_tuning(request: CompileRequest, target: Target) -> None:
+    minutes = request.tune_minutes
+    if minutes is None:
+        if request.tune_database is not None:
+            raise UsageError("a tuning database is for --tune", hint="add --tune MINUTES")
+        return
+    if not 0 <= minutes <= MOST_MINUTES:
+        raise UsageError(
+            f"--tune {minutes:g} is no number of minutes that makes sense",
+            hint=f"0 (use what was found before) to {MOST_MINUTES}",
+        )
+    if len(request.batches) > 1:
+        raise UsageError(
+            "--tune takes one batch size: several share one packing of the weights",
+            hint="compile each batch size for itself, or leave --tune out",
+        )
+    if not is_this_machine(target):
+        raise UnsupportedError(
+            f"--tune measures on this machine ({load_target('host').mcpu}), "
+            f"{target.id} is for {target.mcpu}",
+            hint="leave --tune out (schedules follow the target's description), or compile with "
+            "--target host --tune on such a machine",
+        )
 
 
 def check_writable(path: Path) -> None:

@@ -148,6 +148,7 @@ class Compiled:
         quantized: what wrote ``graph``; None if that is the model as it was given.
         notes: on how it was chosen.
         otherwise: what to take if this one doesn't compute what its graph says.
+        is_tuned: schedules were told what to do.
     """
 
     graph: onnx.ModelProto
@@ -155,6 +156,7 @@ class Compiled:
     program: Program
     notes: tuple[str, ...] = ()
     otherwise: "Compiled | None" = None
+    is_tuned: bool = False
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -174,12 +176,14 @@ def check_best(
     Args, Raises:
         As :func:`check_against_origin`, of the last one.
     """
+    # What is rebuilt is untuned, so it says nothing of a tuned program.
+    again = None if compiled.is_tuned else rebuild
     try:
-        return compiled, check_against_origin(compiled, one, origin, narrate, rebuild)
+        return compiled, check_against_origin(compiled, one, origin, narrate, again)
     except ParityError as error:
         if compiled.otherwise is None:
             raise
-        note = f"the mix was dropped: {error}"
+        note = f"the {'tuned program' if compiled.is_tuned else 'mix'} was dropped: {error}"
         narrate(f"{one.target.id}: {note}")
         other = replace(compiled.otherwise, notes=(*compiled.notes, note))
         return check_best(other, one, origin, narrate, rebuild)

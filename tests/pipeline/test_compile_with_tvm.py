@@ -1,5 +1,6 @@
 """The whole way from ONNX to a checked bundle, with the real back end, on one convolution."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +88,16 @@ def test_a_deployed_library_computes_the_model(tmp_path: Path) -> None:
     with Engine(path) as engine:
         found = engine.run({"x": x})["y"]
     np.testing.assert_allclose(found, Reference(model).run({"x": x})["y"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_convolution_is_tuned_and_verified(tmp_path: Path) -> None:
+    database = tmp_path / "db.json"
+    request = CompileRequest(
+        convolution(), output=tmp_path / "c.dse", tune_minutes=0.03, tune_database=database
+    )
+    report = compile_model(request).reports[0]
+    assert report.programs[0].verified == "host"
+    assert report.notes[0].startswith("tuning: ")
+    (entry,) = json.loads(database.read_text())["entries"].values()
+    assert entry["measured"] >= 1
+    assert entry["default_ms"] > 0

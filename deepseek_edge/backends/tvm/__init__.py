@@ -15,6 +15,7 @@ from deepseek_edge.target import Target
 if TYPE_CHECKING:
     import onnx
 
+    from deepseek_edge.backends.tvm.choice import Choices
     from deepseek_edge.backends.tvm.emit import EntryTable, StepRow
     from deepseek_edge.backends.tvm.fuse import FusedStep
     from deepseek_edge.backends.tvm.graph import Graph, Value
@@ -30,6 +31,7 @@ def compile_program(
     batches: Sequence[int],
     work_dir: Path,
     progress: Progress,
+    choices: "Choices | None" = None,
 ) -> Program:
     """Compile a float or Q/DQ model with static shapes to ``work_dir/model.so``.
 
@@ -39,6 +41,7 @@ def compile_program(
         batches: one entry each, which share weights; (1,) keeps the model's own shapes.
         work_dir: an existing folder for the library and everything it is made of.
         progress: told (stage, steps done, steps in all).
+        choices: by step key (tuning.py), what a schedule is told to do otherwise.
 
     Raises:
         UnsupportedError: an operator, attribute or dtype, naming the node.
@@ -49,16 +52,27 @@ def compile_program(
     from deepseek_edge.backends.tvm.link import link_program
 
     kernels, constants = KernelTable(), Constants()
-    compiled = [_compile_entry(model, target, batch, kernels, progress) for batch in batches]
-    tables = [table for table, _, _ in compiled]
-    layers = compiled[0][2]
-    precision = "int8" if layers.int8 else "float32"
-    write_program(tables, constants, target.features, work_dir)
+    compiled = [
+        _compile_entry(model, target, batch, kernels, progress, choices=choices or {})
+        for batch in batches
+    ]
+    write_program([table for table, _, _ in compiled], constants, target.features, work_dir)
     progress("compile kernels", 0, len(kernels.functions))
     compile_kernels(kernels, target, work_dir / "kernels.o")
     progress("link", 0, 1)
-    library = link_program(work_dir, target)
-    size, weights = library.stat().st_size, constants.size_bytes
+    return _program(link_program(work_dir, target), target, compiled, constants.size_bytes)
+
+
+def _program(
+    library: Path,
+    target: Target,
+    compiled: "Sequence[tuple[EntryTable, Entry, Layers]]",
+    weights_bytes: int,
+) -> Program:
+    """What is known of a linked program."""
+    layers = compiled[0][2]
+    precision = "int8" if layers.int8 else "float32"
+    size = library.stat().st_size
     return Program(
         id=f"cpu-{precision}",
         backend="tvm",
@@ -67,9 +81,9 @@ def compile_program(
         entries=tuple(entry for _, entry, _ in compiled),
         features=target.features,
         size_bytes=size,
-        code_bytes=size - weights,
-        weights_bytes=weights,
-        arena_bytes=max(table.arena.size_bytes for table in tables),
+        code_bytes=size - weights_bytes,
+        weights_bytes=weights_bytes,
+        arena_bytes=max(table.arena.size_bytes for table, _, _ in compiled),
         layers=layers,
     )
 
@@ -80,30 +94,16 @@ def _compile_entry(
     batch: int,
     kernels: "KernelTable",
     progress: Progress,
+    *,
+    choices: "Choices",
 ) -> "tuple[EntryTable, Entry, Layers]":
     """One batch size: its kernels go into the shared table."""
     from deepseek_edge.backends.tvm.emit import EntryTable
-    from deepseek_edge.backends.tvm.fuse import fuse
-    from deepseek_edge.backends.tvm.hoist import hoist_unary
-    from deepseek_edge.backends.tvm.importer import import_onnx
-    from deepseek_edge.backends.tvm.integer import lower_integers
-    from deepseek_edge.backends.tvm.layout import channels_last
     from deepseek_edge.backends.tvm.memory import lifetimes, plan
-    from deepseek_edge.backends.tvm.schedules.dot import integer_unit
-    from deepseek_edge.backends.tvm.simplify import own_outputs, simplify
-    from deepseek_edge.backends.tvm.upsampling import deconvolutions
+    from deepseek_edge.backends.tvm.tuning import with_choices
 
-    graph = import_onnx(with_batch(model, batch))
-    deconvolutions(graph)
-    layers = lower_integers(graph, integer_unit(target).storage)
-    simplify(graph)
-    hoist_unary(graph)
-    channels_last(graph)
-    own_outputs(graph, [info.name for info in model.graph.output])
-    for node in graph.nodes:
-        node.attrs["items"] = batch
-        node.attrs["is_quantized_graph"] = bool(layers.int8)
-    fused = fuse(graph)
+    graph, fused, layers = prepare(model, target, batch)
+    fused = with_choices(fused, choices)
     rows, steps = _lower(
         fused, target, kernels, lambda n: progress(f"schedule {batch_name(batch)}", n, len(fused))
     )
@@ -124,6 +124,36 @@ def _compile_entry(
         tuple(steps),
     )
     return table, entry, layers
+
+
+def prepare(
+    model: "onnx.ModelProto", target: Target, batch: int
+) -> "tuple[Graph, list[FusedStep], Layers]":
+    """Everything that comes before schedules: the graph, its steps, and how layers compute.
+
+    Raises:
+        UnsupportedError, ModelError: as :func:`compile_program`.
+    """
+    from deepseek_edge.backends.tvm.fuse import fuse
+    from deepseek_edge.backends.tvm.hoist import hoist_unary
+    from deepseek_edge.backends.tvm.importer import import_onnx
+    from deepseek_edge.backends.tvm.integer import lower_integers
+    from deepseek_edge.backends.tvm.layout import channels_last
+    from deepseek_edge.backends.tvm.schedules.dot import integer_unit
+    from deepseek_edge.backends.tvm.simplify import own_outputs, simplify
+    from deepseek_edge.backends.tvm.upsampling import deconvolutions
+
+    graph = import_onnx(with_batch(model, batch))
+    deconvolutions(graph)
+    layers = lower_integers(graph, integer_unit(target).storage)
+    simplify(graph)
+    hoist_unary(graph)
+    channels_last(graph)
+    own_outputs(graph, [info.name for info in model.graph.output])
+    for node in graph.nodes:
+        node.attrs["items"] = batch
+        node.attrs["is_quantized_graph"] = bool(layers.int8)
+    return graph, fuse(graph), layers
 
 
 def _lower(

@@ -8,6 +8,7 @@ Reshapes are no steps: they are views, resolved by the memory plan.
 
 from dataclasses import dataclass, field
 
+from deepseek_edge.backends.tvm.choice import BY_MODEL, Choice
 from deepseek_edge.backends.tvm.graph import Graph, Node, Value
 from deepseek_edge.backends.tvm.operators import is_elementwise
 
@@ -39,10 +40,12 @@ class FusedStep:
     Attributes:
         anchor: the operator with a schedule of its own, or None for elementwise chains.
         followers: elementwise nodes in order; the last one's output is the step's.
+        choice: what the schedule is told to do otherwise than it would.
     """
 
     anchor: Node | None
     followers: list[Node] = field(default_factory=list)
+    choice: Choice = BY_MODEL
 
     @property
     def nodes(self) -> list[Node]:

@@ -1,11 +1,12 @@
 """Cutting a contraction into register tiles: parts of rows by blocks of columns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tvm import tirx
 
+from deepseek_edge.backends.tvm.choice import BY_MODEL, Choice
 from deepseek_edge.backends.tvm.graph import Array
 from deepseek_edge.backends.tvm.schedules.dot import Unit
 from deepseek_edge.backends.tvm.schedules.kernel import Expr, index, pieces, when
@@ -188,12 +189,18 @@ class Tiling:
         padded: bool,
         items: int = 1,
         paired: bool = False,
+        choice: Choice = BY_MODEL,
     ) -> "Tiling":
-        """The tiling for ``target``; ``padded`` as in ``column_blocks``.
+        """The tiling for ``target``, or a chosen one; ``padded`` as in ``column_blocks``.
 
         ``paired``: rows are multiplied in pairs, so that only one tile should have an odd one.
         """
         tile = choose_tile(target, rows, columns, items)
+        tile = replace(
+            tile,
+            rows=min(rows, choice.rows or tile.rows),
+            vectors=min(choice.vectors or tile.vectors, ceil_div(columns, tile.lanes)),
+        )
         split = split_full if paired else split_evenly
         return cls(tile, column_blocks(columns, tile, padded=padded), split(rows, tile.rows))
 

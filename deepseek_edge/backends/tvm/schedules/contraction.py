@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import tirx
 
+from deepseek_edge.backends.tvm.choice import Choice
 from deepseek_edge.backends.tvm.graph import Array, Node
 from deepseek_edge.backends.tvm.schedules.accumulators import accumulators, prefetch_of, unroll_of
 from deepseek_edge.backends.tvm.schedules.activations import activation_product
@@ -46,10 +47,16 @@ def packed_matmul(
     items = node.attrs.get("items", 1)
     each = ceil_div(rows, items)
     paired = unit_of(node, target, depth, each).paired
-    tiling = Tiling.of(target, rows, columns, padded=True, items=items, paired=paired)
+    choice = fusion.step.choice
+    tiling = Tiling.of(
+        target, rows, columns, padded=True, items=items, paired=paired, choice=choice
+    )
     weights = prepare(node, target, matrix[None, None, None], tiling.blocks, each)
     n_parts, n_blocks = len(tiling.parts), tiling.n_blocks
-    blocks_outer = streams_weights(depth * columns, rows * depth, n_parts, n_blocks, target)
+    blocks_outer = choice.blocks_outer
+    if blocks_outer is None:
+        blocks_outer = streams_weights(depth * columns, rows * depth, n_parts, n_blocks, target)
+    unroll = choice.unroll or unroll_of(target)
 
     def body(buffers: Sequence[Buffer], task: Expr) -> None:
         source, *rest = buffers
@@ -70,7 +77,7 @@ def packed_matmul(
                 source=source,
                 address=lambda row, k: origin + k + index(row * depth),
                 rows=range(size),
-                unroll=unroll_of(target),
+                unroll=unroll,
                 ahead=prefetch_of(target) if blocks_outer and n_parts > 1 else 0,
             )
             sums.finish(fusion, lambda row: start + index(row), column, weights.result)
@@ -79,7 +86,8 @@ def packed_matmul(
 
     tensors = [node.value(0), *weights.tensors, *fusion.tensors]
     macs = rows * depth * columns
-    return Lowering(build(tensors, body), tuple(tensors), n_parts * n_blocks, macs)
+    chosen = Choice(None, tiling.tile.rows, tiling.tile.vectors, blocks_outer, unroll)
+    return Lowering(build(tensors, body), tuple(tensors), n_parts * n_blocks, macs, chosen)
 
 
 def _batched_matmul(

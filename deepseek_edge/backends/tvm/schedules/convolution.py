@@ -6,12 +6,13 @@ the image are skipped at run time.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from tvm import tirx
 
+from deepseek_edge.backends.tvm.choice import BY_MODEL, Choice
 from deepseek_edge.backends.tvm.graph import Array, Node
 from deepseek_edge.backends.tvm.schedules import contraction, window, winograd
 from deepseek_edge.backends.tvm.schedules.accumulators import (
@@ -43,6 +44,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     when,
 )
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering
+from deepseek_edge.backends.tvm.schedules.minimal_filtering import F2
 from deepseek_edge.backends.tvm.schedules.weights import prepare, unit_of
 from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.target import Target
@@ -66,10 +68,20 @@ def convolution(node: Node, fusion: Fusion, target: Target) -> Lowering:
         matrix = weights[:, :, 0, 0].T
         rows = shape.batch * shape.out_height * shape.out_width
         return contraction.packed_matmul(node, fusion, target, matrix, rows=rows)
+    direct = _Direct(node, fusion, target, shape, weights)
+    if not winograd.can_filter(node, fusion, shape, weights):
+        return direct.lower()
     filtering = winograd.choose_filtering(node, fusion, target, shape, weights)
-    if filtering is not None:
-        return winograd.winograd(node, fusion, target, shape, weights, filtering=filtering)
-    return _Direct(node, fusion, target, shape, weights).lower()
+    if filtering is None:
+        return chosen_as("direct", direct.lower())
+    lowering = winograd.winograd(node, fusion, target, shape, weights, filtering=filtering)
+    return chosen_as("F2" if filtering is F2 else "F4", lowering)
+
+
+def chosen_as(filtering: Literal["direct", "F2", "F4"], lowering: Lowering) -> Lowering:
+    """The lowering of a convolution that could also be filtered otherwise."""
+    choice = replace(lowering.choice or BY_MODEL, filtering=filtering)
+    return replace(lowering, choice=choice)
 
 
 @dataclass
@@ -89,7 +101,11 @@ class _Direct:
         self.columns = out_channels // self.groups
         width = shape.out_width
         paired = unit_of(self.node, self.target, self.depth, width).paired
-        self.tiling = Tiling.of(self.target, width, self.columns, padded=True, paired=paired)
+        choice = self.fusion.step.choice
+        self.tiling = Tiling.of(
+            self.target, width, self.columns, padded=True, paired=paired, choice=choice
+        )
+        self.unroll = choice.unroll or unroll_of(self.target)
         grouped = self.kernel.reshape(self.groups, self.columns, *self.kernel.shape[1:])
         # (group, kh, kw, in, out): the order in which the inner loops read.
         self.weights = prepare(
@@ -102,13 +118,16 @@ class _Direct:
             or not all(span.is_inside for span in spans(shape, self.tiling.parts)),
         )
         n_blocks, self.rows = self.tiling.n_blocks, shape.batch * shape.out_height
-        self.blocks_outer = streams_weights(
+        streams = streams_weights(
             self.kernel.size, self.node.value(0).elements, self.rows, n_blocks, self.target
         )
+        self.blocks_outer = streams if choice.blocks_outer is None else choice.blocks_outer
         tensors = [self.node.value(0), *self.weights.tensors, *self.fusion.tensors]
         macs = self.rows * shape.out_width * self.kernel.size
         tasks = self.rows * n_blocks * self.groups
-        return Lowering(build(tensors, self._task), tuple(tensors), tasks, macs)
+        tile = self.tiling.tile
+        chosen = Choice(None, tile.rows, tile.vectors, self.blocks_outer, self.unroll)
+        return Lowering(build(tensors, self._task), tuple(tensors), tasks, macs, chosen)
 
     def _task(self, buffers: Sequence[Buffer], task: Expr) -> None:
         source, *rest = buffers
@@ -177,7 +196,6 @@ class _Direct:
             self._filter_planes(place, span, sums, (weights, first))
             return
         step = shape.pixel_stride
-        unroll = unroll_of(self.target)
         run = shape.kernel_w * depth if span.merges_columns(shape, depth) else depth
 
         def filter_column(s: Expr, rows: Sequence[int]) -> None:
@@ -192,7 +210,7 @@ class _Direct:
                     origin + k * index(shape.channel_stride) + index(row * shape.stride_w * step)
                 ),
                 rows=rows,
-                unroll=run if run <= 4 else unroll,
+                unroll=run if run <= 4 else self.unroll,
                 ahead=prefetch_of(self.target) if self.blocks_outer else 0,
                 contiguous=shape.channel_stride == 1,
             )

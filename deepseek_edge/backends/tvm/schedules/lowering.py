@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from deepseek_edge.backends.tvm.choice import Choice
 from deepseek_edge.backends.tvm.graph import Scratch, Value
 from deepseek_edge.target import Target
 
@@ -20,12 +21,14 @@ class Lowering:
         tensors: its pointers in order: graph values, or constants made for it (packed weights).
         tasks: the kernel computes any range of [0, tasks).
         macs: multiply-accumulates of the whole step.
+        choice: what was chosen, with nothing left open that could be otherwise; None: nothing can.
     """
 
     function: Any
     tensors: tuple[Value, ...]
     tasks: int
     macs: int
+    choice: Choice | None = None
 
 
 def ceil_div(a: int, b: int) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 
+from deepseek_edge.backends.tvm.choice import Choice
 from deepseek_edge.backends.tvm.graph import Array, Node, Scratch, Value, constant
 from deepseek_edge.backends.tvm.schedules.accumulators import Accumulators, unroll_of
 from deepseek_edge.backends.tvm.schedules.blocks import (
@@ -59,12 +60,29 @@ LEAST_GAIN = 0.1
 def choose_filtering(
     node: Node, fusion: Fusion, target: Target, shape: Geometry, kernel: Array
 ) -> Filtering | None:
-    """The fastest way to compute a Conv, or None for the direct one.
+    """The fastest way to compute a Conv, or the step's own choice; None for the direct one.
 
-    Only float32 layers of float32 graphs are eligible: integer programs promise the results of
-    the direct sum. All batch sizes choose alike, so that they share the weights.
+    All batch sizes choose alike, so that they share the weights.
     """
-    if (
+    if not can_filter(node, fusion, shape, kernel):
+        return None
+    choice = fusion.step.choice.filtering
+    if choice is not None:
+        return {"direct": None, "F2": F2, "F4": F4}[choice]
+    best, least = None, cycles(None, target, shape, len(kernel))
+    for filtering in (F2, F4):
+        needed = cycles(filtering, target, shape, len(kernel))
+        if needed < (1 - LEAST_GAIN) * least:
+            best, least = filtering, needed
+    return best
+
+
+def can_filter(node: Node, fusion: Fusion, shape: Geometry, kernel: Array) -> bool:
+    """True for float32 3x3 layers of stride 1 of float32 graphs.
+
+    Integer programs promise the results of the direct sum.
+    """
+    return not (
         node.op != "Conv"
         or fusion.is_integer
         or node.attrs.get("is_quantized_graph")
@@ -72,14 +90,7 @@ def choose_filtering(
         or kernel.shape[1:] != (shape.channels, TAPS, TAPS)
         or (shape.stride_h, shape.stride_w, shape.dilation_h, shape.dilation_w) != (1, 1, 1, 1)
         or shape.channels_first
-    ):
-        return None
-    best, least = None, cycles(None, target, shape, len(kernel))
-    for filtering in (F2, F4):
-        needed = cycles(filtering, target, shape, len(kernel))
-        if needed < (1 - LEAST_GAIN) * least:
-            best, least = filtering, needed
-    return best
+    )
 
 
 def cycles(
@@ -139,7 +150,11 @@ class _Winograd:
         )
         tiles = shape.batch * self.tiles_y * self.tiles_x
         items = self.node.attrs.get("items", 1)
-        self.tiling = Tiling.of(self.target, tiles, columns, padded=True, items=items)
+        choice = self.fusion.step.choice
+        self.tiling = Tiling.of(
+            self.target, tiles, columns, padded=True, items=items, choice=choice
+        )
+        self.unroll = choice.unroll or unroll_of(self.target)
         self.width = self.tiling.tile.columns
         # An odd number of cache lines between rows, so that they don't share a cache set.
         self.row = (ceil_div(self.depth, 16) | 1) * 16
@@ -147,9 +162,10 @@ class _Winograd:
         weights = self._weights(columns)
         tensors = [self.node.value(0), *weights, self._scratch(), *self.fusion.tensors]
         macs = tiles * self.filtering.positions * columns * self.depth
-        return Lowering(
-            build_in_order(tensors, self._task), tuple(tensors), self.strips * self.groups, macs
-        )
+        kernel = build_in_order(tensors, self._task)
+        tile = self.tiling.tile
+        chosen = Choice(None, tile.rows, tile.vectors, None, self.unroll)
+        return Lowering(kernel, tuple(tensors), self.strips * self.groups, macs, chosen)
 
     def _weights(self, columns: int) -> list[Value]:
         """Weights as (block, position, in, out of the block), and what the sums start from."""
@@ -311,7 +327,7 @@ class _Winograd:
             source=self.scratch,
             address=lambda row, k: source + k + index(row * self.row),
             rows=range(size),
-            unroll=unroll_of(self.target),
+            unroll=self.unroll,
             # The next position's weights come while this one's are multiplied.
             ahead=4 * self.depth * block.width,
         )
