@@ -108,7 +108,7 @@ class _Product:
             source=first,
             address=lambda row, k: origin + k + index(row * self.depth),
             rows=range(sums.rows),
-            unroll=unroll_of(self.target),
+            unroll=unroll_of(self.target, self.unit),
         )
         _, second_zero = self._zero_points()
         for row in range(sums.rows if second_zero else 0):

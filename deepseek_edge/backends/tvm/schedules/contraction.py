@@ -56,7 +56,7 @@ def packed_matmul(
     blocks_outer = choice.blocks_outer
     if blocks_outer is None:
         blocks_outer = streams_weights(depth * columns, rows * depth, n_parts, n_blocks, target)
-    unroll = choice.unroll or unroll_of(target)
+    unroll = choice.unroll or unroll_of(target, weights.unit)
 
     def body(buffers: Sequence[Buffer], task: Expr) -> None:
         source, *rest = buffers

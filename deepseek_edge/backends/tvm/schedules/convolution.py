@@ -105,7 +105,6 @@ class _Direct:
         self.tiling = Tiling.of(
             self.target, width, self.columns, padded=True, paired=paired, choice=choice
         )
-        self.unroll = choice.unroll or unroll_of(self.target)
         grouped = self.kernel.reshape(self.groups, self.columns, *self.kernel.shape[1:])
         # (group, kh, kw, in, out): the order in which the inner loops read.
         self.weights = prepare(
@@ -117,6 +116,7 @@ class _Direct:
             can_miss=shape.can_miss_rows()
             or not all(span.is_inside for span in spans(shape, self.tiling.parts)),
         )
+        self.unroll = choice.unroll or unroll_of(self.target, self.weights.unit)
         n_blocks, self.rows = self.tiling.n_blocks, shape.batch * shape.out_height
         streams = streams_weights(
             self.kernel.size, self.node.value(0).elements, self.rows, n_blocks, self.target

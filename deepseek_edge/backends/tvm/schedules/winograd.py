@@ -154,7 +154,7 @@ class _Winograd:
         self.tiling = Tiling.of(
             self.target, tiles, columns, padded=True, items=items, choice=choice
         )
-        self.unroll = choice.unroll or unroll_of(self.target)
+        self.unroll = choice.unroll or unroll_of(self.target, self.unit)
         self.width = self.tiling.tile.columns
         # An odd number of cache lines between rows, so that they don't share a cache set.
         self.row = (ceil_div(self.depth, 16) | 1) * 16
