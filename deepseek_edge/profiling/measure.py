@@ -44,18 +44,18 @@ def measure(
     Args:
         library: a verified model.so.
         inputs: by name; their values matter little, but denormals would.
-        bundle: its name in the report.
-        program: likewise.
+        bundle: a name for the report.
+        program: a name for the report.
         steps: of the first entry.
         target: compiled for; there is a roof if none of its values that make it is unverified.
         threads: 0 for as many as this process may use.
-        queries: measured calls; by default as many as two seconds allow, at least 100.
+        queries: measured calls; by default two seconds of them, at least 100.
 
     Raises:
         DeepSeekEdgeError: as ``Engine``.
     """
-    used_threads = threads or len(os.sched_getaffinity(0))
-    memory, started = _PeakMemory(), time.perf_counter()
+    used_threads, memory = threads or len(os.sched_getaffinity(0)), _PeakMemory()
+    started = time.perf_counter()
     with Engine(library, threads=threads) as engine:
         open_ms = (time.perf_counter() - started) * 1e3
         engine.run(inputs)
@@ -63,14 +63,13 @@ def measure(
         samples_ms, reasons = _calls(engine, queries or _sample_count(typical_ns))
         layers = _layers(engine, inputs, typical_ns)
         peak_rss_bytes = memory.peak_bytes()
-    reasons += _reasons_of_samples(len(samples_ms), stable)
     found = ProfileReport(
         device="host",
         emulated=False,
         bundle=bundle,
         program=program,
         threads=used_threads,
-        reasons=tuple(reasons),
+        reasons=(*reasons, *_reasons_of_samples(len(samples_ms), stable)),
         latency_ms=latency(samples_ms),
         open_ms=open_ms,
         peak_rss_bytes=peak_rss_bytes,
