@@ -1,6 +1,7 @@
-"""The README's table and plot of ``benchmarks.cpu``: ``python -m benchmarks.cpu_table FILE``.
+"""Tables and a plot of ``benchmarks.cpu``: ``python -m benchmarks.cpu_table FILE``.
 
-Prints Markdown; ``--plot FILE`` draws an SVG or PNG.
+Prints Markdown: every time, or with ``--summary`` the README's table of ratios; ``--plot FILE``
+draws an SVG or PNG.
 """
 
 from __future__ import annotations
@@ -42,6 +43,22 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
             yield _line([row["model"], *_times(row, peers), _figure(row["ratio"])])
         yield ""
     yield _NOTE
+
+
+def summary(rows: Sequence[Row]) -> Iterator[str]:
+    """Lines of one Markdown table: our time over the best peer's, for each model and setting."""
+    means = geometric_means(rows)
+    settings = list(dict.fromkeys((row["precision"], row["threads"]) for row in rows))
+    ratios = {(row["model"], row["precision"], row["threads"]): row["ratio"] for row in rows}
+    heads = [
+        f"{precision}, {threads} thread{'s' * (threads > 1)}" for precision, threads in settings
+    ]
+    yield _line(["our time / best peer's", *heads])
+    yield _line(["---", *["---:"] * len(settings)])
+    for model in dict.fromkeys(row["model"] for row in rows):
+        yield _line([model, *(_figure(ratios.get((model, *one))) for one in settings)])
+    named = [means.get(f"{precision}-t{threads}") for precision, threads in settings]
+    yield _line(["**geometric mean**", *(f"**{_figure(mean)}**" for mean in named)])
 
 
 def _times(row: Row, peers: Sequence[str]) -> list[str]:
@@ -120,9 +137,10 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu_table", description=__doc__)
     parser.add_argument("file", type=Path, help="what benchmarks.cpu --json wrote")
     parser.add_argument("--plot", type=Path, help="SVG or PNG to write")
+    parser.add_argument("--summary", action="store_true", help="ratios only")
     options = parser.parse_args(arguments)
     found: Mapping[str, Any] = json.loads(options.file.read_bytes())
-    print("\n".join(table(found["rows"])))
+    print("\n".join((summary if options.summary else table)(found["rows"])))
     if options.plot:
         plot(found["rows"], options.plot)
 

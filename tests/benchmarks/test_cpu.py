@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from benchmarks import cpu, cpu_row
-from benchmarks.cpu_table import plot, table
+from benchmarks.cpu_table import plot, summary, table
 from benchmarks.machine import describe_machine
 from benchmarks.peers import OURS, PeerError, Source
 from deepseek_edge.errors import UsageError
@@ -115,6 +115,13 @@ def test_arguments_that_mean_nothing_are_refused(
     with pytest.raises(SystemExit):
         cpu.main([*arguments, "--json", "cpu.json"])
     assert arguments[0] in capsys.readouterr().err
+
+
+def test_the_summary_has_a_column_for_each_setting() -> None:
+    lines = list(summary([row("resnet-18", 1, 0.5), row("minilm-128", 1, 2.0)]))
+    assert lines[0].endswith("| float32, 1 thread |")
+    assert lines[2] == "| resnet-18 | 0.50 |"
+    assert lines[-1] == "| **geometric mean** | **1.00** |"
 
 
 def test_the_fastest_is_bold_and_the_inexact_are_marked() -> None:
