@@ -14,7 +14,7 @@ from deepseek_edge.files import write_atomic
 from deepseek_edge.parity import Reference
 from deepseek_edge.pipeline import tvm_backend
 from deepseek_edge.pipeline.checking import check_program
-from deepseek_edge.pipeline.choosing import CompileProgram
+from deepseek_edge.pipeline.choosing import Builder, CompileProgram
 from deepseek_edge.pipeline.placement import choose_place
 from deepseek_edge.pipeline.plan import PlannedTarget, check_writable
 from deepseek_edge.pipeline.workspace import work_directory
@@ -83,10 +83,10 @@ class EdgeDeployer:
         model = fix_shapes(self._graph(), self._shapes)
         one = PlannedTarget(self._target, choose_place(self._target), path)
         with work_directory(None, self._target.id) as work_dir:
-            program = (compile_program or tvm_backend())(
-                model, self._target, batches=(1,), work_dir=work_dir, progress=_ignore
-            )
-            checked = check_program(program, one, model, Reference(model), _ignore)
+            backend = compile_program or tvm_backend()
+            build = Builder(backend, self._target, (1,), work_dir, _ignore)
+            program, reference = build.build(model), Reference(model)
+            checked = check_program(program, one, model, reference, _ignore, rebuild=build.rebuild)
             write_atomic(path, program.library.read_bytes())
         if one.place is None:
             hint = emulation_hint(self._target.arch)

@@ -169,13 +169,16 @@ class _Rewriter:
         x_scale, w_scale = (self.constants[n.input[1]] for n in (data, weights))
         if integers is None or x_scale.size != 1 or self._zero_point(weights):
             return None
+        axis = 0 if _transposes(node) else _OUTPUT_AXIS[node.op_type]
+        is_matrix = node.op_type != "MatMul" or integers.ndim == 2
+        if not is_matrix or (w_scale.size > 1 and _axis(weights) % integers.ndim != axis):
+            return None
         biased = len(node.input) > 2 and bool(node.input[2])
         bias = self.constants.get(node.input[2]) if biased else None
-        if biased and bias is None:
+        if biased and (bias is None or bias.size != (bias.shape or (1,))[-1]):
             return None
         # A transposed one is compiled to a matrix product and an addition.
         foldable = node.op_type != "ConvTranspose"
-        axis = 0 if _transposes(node) else _OUTPUT_AXIS[node.op_type]
         channels = integers.shape[axis]
         behind = requantization(
             float(x_scale.reshape(())),
@@ -199,7 +202,9 @@ class _Rewriter:
             layer,
         ]
         offset = behind.offset if foldable else bias
-        rows = [("Add", behind.bias), ("Mul", behind.factor), ("Add", offset)]
+        # The groups of a transposed one share their scales.
+        factor = behind.factor if foldable else np.tile(behind.factor, _groups(node))
+        rows = [("Add", behind.bias), ("Mul", factor), ("Add", offset)]
         for op, row in rows:
             if row is not None:
                 table = self.constant(row.astype(np.float32).reshape(shape))
@@ -280,6 +285,15 @@ def _scales(node: "onnx.NodeProto") -> bool:
         for a in node.attribute
         if node.op_type == "Gemm" and a.name in neutral
     )
+
+
+def _axis(node: "onnx.NodeProto") -> int:
+    """The axis that a DequantizeLinear's scales lie along."""
+    return next((a.i for a in node.attribute if a.name == "axis"), 1)
+
+
+def _groups(node: "onnx.NodeProto") -> int:
+    return next((a.i for a in node.attribute if a.name == "group"), 1)
 
 
 def _transposes(node: "onnx.NodeProto") -> bool:

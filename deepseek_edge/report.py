@@ -187,6 +187,7 @@ def _compile_object(report: CompileReport) -> Json:
             | dict(report.time_s),
             "programs": [_program_object(program) for program in report.programs],
             "accuracy": _object(report.accuracy),
+            "notes": list(report.notes),
         }
     )
 

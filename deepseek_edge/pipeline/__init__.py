@@ -18,7 +18,13 @@ from deepseek_edge.pipeline.checking import (
 from deepseek_edge.pipeline.choosing import Builder, CompileProgram, compile_graph
 from deepseek_edge.pipeline.packing import describe_source, pack, write_page
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, describe_plan, make_plan
-from deepseek_edge.pipeline.quantizing import Compiled, Origin, check_best, prepare_calibration
+from deepseek_edge.pipeline.quantizing import (
+    Compiled,
+    Origin,
+    check_best,
+    check_precision,
+    prepare_calibration,
+)
 from deepseek_edge.pipeline.workspace import Stopwatch, work_directory
 from deepseek_edge.profiling.html import Chapter
 from deepseek_edge.profiling.measure import measure
@@ -75,6 +81,7 @@ def compile_model(
         narrate(line)
     model = fix_shapes(read_model(request.model), request.shapes)
     reference = Reference(model)
+    check_precision(request, model)
     evaluation = prepare_evaluation(request, model, reference)
     origin = Origin(model, reference, prepare_calibration(request, model, evaluation))
     source, chapters = describe_source(request.model, model), []

@@ -6,6 +6,7 @@ the times are those of a roofline model.
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -156,11 +157,11 @@ def choose_precision(
     calls = dict(zip(programs, watch.calls(list(programs.values())), strict=True))
     pure = min(("float32", "int8"), key=lambda name: calls[name])
     best = min(calls, key=lambda name: calls[name])
-    if pure == "float32":
-        layers = explain(programs[pure].layers, all_float(costs, basis))
-        found = Compiled(model, None, replace(programs[pure], layers=layers))
-    else:
-        found = Compiled(quantized.model, quantized, _explained(programs[pure], quantized))
+    layers = explain(programs["float32"].layers, all_float(costs, basis))
+    found = Compiled(model, None, replace(programs["float32"], layers=layers))
+    if pure == "int8":
+        program = _explained(programs[pure], quantized)
+        found = Compiled(quantized.model, quantized, program, otherwise=found)
     if best == "mixed":
         program = _explained(programs[best], mixed)
         found = Compiled(mixed.model, mixed, program, otherwise=found)
@@ -193,7 +194,7 @@ class _Measuring:
         return self.clocks.calls([one.library for one in programs], self._inputs(programs))
 
     def roof(self) -> Roof:
-        measured = self.clocks.bandwidths(self.target, self.target.cores)
+        measured = self.clocks.bandwidths(self.target, len(os.sched_getaffinity(0)))
         return model_roof(self.target, measured)
 
     def _inputs(self, programs: Sequence[Program]) -> Tensors:

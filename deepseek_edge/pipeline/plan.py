@@ -10,6 +10,7 @@ import onnx
 from deepseek_edge.capabilities import check_compiler, check_plots, emulation_hint
 from deepseek_edge.errors import OutputError, UnsupportedError, UsageError
 from deepseek_edge.pipeline.placement import Place, choose_place, is_this_machine
+from deepseek_edge.pipeline.tuning_database import check_database
 from deepseek_edge.quantization import QuantConfig
 from deepseek_edge.target import Target, load_target
 
@@ -100,6 +101,8 @@ def make_plan(request: CompileRequest) -> tuple[PlannedTarget, ...]:
     for path in [*outputs, request.html, request.tune_database]:
         if path is not None:
             check_writable(path)
+    if request.tune_database is not None:
+        check_database(request.tune_database)
     planned = []
     for target, output in zip(targets, outputs, strict=True):
         place = choose_place(target)

@@ -8,6 +8,7 @@ import onnx
 from deepseek_edge.artifacts import Program, Step
 from deepseek_edge.datasets import Dataset, check_disjoint, load_dataset
 from deepseek_edge.errors import ModelError, ParityError, UsageError
+from deepseek_edge.integer_form import is_quantized
 from deepseek_edge.parity import Reference, Tensors, compare_float
 from deepseek_edge.pipeline.checking import (
     CheckedProgram,
@@ -68,6 +69,27 @@ class Calibration:
         return self._graphs[scheme]
 
 
+def check_precision(request: CompileRequest, model: onnx.ModelProto) -> None:
+    """Refuse a precision that the graph or the request doesn't allow, before anything runs.
+
+    Raises:
+        UsageError: INT8 without data.
+        ModelError: a graph that is quantized already is to be calibrated, or to be float.
+    """
+    if is_quantized(model):
+        if request.calibration is not None or request.precision in ("auto", "float32"):
+            raise ModelError(
+                "the model is quantized already: there is nothing to calibrate or to choose",
+                hint="leave --calib and --precision out, or give the float model",
+            )
+    elif request.precision in ("int8", "auto") and request.calibration is None:
+        raise UsageError(
+            "INT8 needs data that the activations' ranges are taken from",
+            hint="--calib SOURCE: an .npz, a data set's id, or a folder of images; without "
+            "--precision the graph is compiled as it is",
+        )
+
+
 def prepare_calibration(
     request: CompileRequest, model: onnx.ModelProto, evaluation: Evaluation | None
 ) -> Calibration | None:
@@ -82,24 +104,12 @@ def prepare_calibration(
         None if the graph stays as it is: float, or quantized already.
 
     Raises:
-        UsageError: INT8 without data, data without INT8, data for evaluation only, or shared
-            with the evaluation.
-        ModelError: data for a graph that is quantized already.
+        UsageError: data for evaluation only, or shared with the evaluation.
     """
-    if is_quantized(model):
-        if request.calibration is not None or request.precision == "auto":
-            raise ModelError(
-                "the model is quantized already, so there is nothing to calibrate or to choose",
-                hint="leave --calib and --precision out, or give the float model",
-            )
+    asked = request.precision in ("int8", "auto") and request.calibration is not None
+    if not asked or is_quantized(model):
         return None
-    if request.precision not in ("int8", "auto"):
-        return None
-    if request.calibration is None:
-        raise UsageError(
-            "INT8 needs data that the activations' ranges are taken from",
-            hint="--calib SOURCE: an .npz, a data set's id, or a folder of images",
-        )
+    assert request.calibration is not None
     dataset = load_dataset(request.calibration, preprocess=request.preprocess)
     if dataset.split == "evaluation":
         raise UsageError(
@@ -111,11 +121,6 @@ def prepare_calibration(
         check_disjoint(dataset, evaluation.dataset)
     samples = load_samples(model, dataset, request.samples or DEFAULT_SAMPLES)
     return Calibration(model, dataset, samples, request.quantization)
-
-
-def is_quantized(model: onnx.ModelProto) -> bool:
-    """True for a graph with Q/DQ nodes."""
-    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,7 @@ class Compiled:
         notes: on how it was chosen.
         otherwise: what to take if this one doesn't compute what its graph says.
         is_tuned: schedules were told what to do.
+        rebuild: compiles another form of the graph as this one was, if that isn't the usual way.
     """
 
     graph: onnx.ModelProto
@@ -157,6 +163,7 @@ class Compiled:
     notes: tuple[str, ...] = ()
     otherwise: "Compiled | None" = None
     is_tuned: bool = False
+    rebuild: Rebuild | None = None
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -176,14 +183,15 @@ def check_best(
     Args, Raises:
         As :func:`check_against_origin`, of the last one.
     """
-    # What is rebuilt is untuned, so it says nothing of a tuned program.
-    again = None if compiled.is_tuned else rebuild
+    # A tuned program is rebuilt with its own choices: another one says nothing of it.
+    again = compiled.rebuild or rebuild
     try:
         return compiled, check_against_origin(compiled, one, origin, narrate, again)
     except ParityError as error:
         if compiled.otherwise is None:
             raise
-        note = f"the {'tuned program' if compiled.is_tuned else 'mix'} was dropped: {error}"
+        kind = "tuned" if compiled.is_tuned else compiled.program.precision
+        note = f"the {kind} program was dropped: {error}"
         narrate(f"{one.target.id}: {note}")
         other = replace(compiled.otherwise, notes=(*compiled.notes, note))
         return check_best(other, one, origin, narrate, rebuild)

@@ -93,7 +93,8 @@ def tune(
         if step.key in known.entries and known.entries[step.key].choice != BY_MODEL
     }
     if not choices:
-        note = f"tuning: nothing faster found for {len(tuner.steps)} kinds of steps"
+        tried = sum(step.key in known.entries for step in tuner.steps)
+        note = f"tuning: nothing faster found; tried {tried} of {len(tuner.steps)} kinds of steps"
         return replace(compiled, notes=(*compiled.notes, note))
     return tuner.faster(choices)
 
@@ -124,7 +125,7 @@ class _Tuner:
         while True:
             pending = [step for step in steps if _finding(known, step).measured < len(step.moves)]
             spent_s = now() - started
-            if not pending or spent_s + last_s > budget_s:
+            if not pending or (last_s and spent_s + last_s > budget_s):
                 break
             self.builder.progress("tune (seconds)", int(spent_s), int(budget_s) + 1)
             known = self._trial(pending, known)
@@ -193,6 +194,7 @@ class _Tuner:
             notes=(*untuned.notes, f"tuning: {times}, {len(choices)} kinds of steps changed"),
             otherwise=untuned,
             is_tuned=True,
+            rebuild=lambda graph: self.builder.build(graph, "observed", choices),
         )
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from deepseek_edge.backends.tvm.choice import BY_MODEL, Choice
+from deepseek_edge.errors import UsageError
 from deepseek_edge.files import output_errors, write_atomic
 
 
@@ -76,6 +77,23 @@ def read_database(path: Path, empty: Database, narrate: Callable[[str], None]) -
         return found
     narrate(f"warning: {path}: {len(found.entries)} entries are {reason} and are ignored")
     return empty
+
+
+def check_database(path: Path) -> None:
+    """Refuse a file that holds something else: a search would replace it.
+
+    Raises:
+        UsageError: it is no JSON object, or one of another kind. One that is cut off passes.
+    """
+    data = path.read_bytes().lstrip() if path.is_file() else b""
+    if not data:
+        return
+    try:
+        is_other = not data.startswith(b"{") or "features_sha256" not in msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    if is_other:
+        raise UsageError(f"{path} is no tuning database", hint="name another file with --tune-db")
 
 
 def write_database(path: Path, database: Database) -> None:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,14 @@ def measure_bandwidths(target: Target, threads: int) -> tuple[Bandwidth, ...]:
     """Measure the caches behind the first, nearest first, and main memory."""
     caches = [size for size in (target.l2_bytes, target.l3_bytes) if size]
     # Half of a cache, so that what else lies in it doesn't push the copies out.
-    nearer = [Bandwidth(size, _copy_rate(size // (4 * threads), threads)) for size in caches]
-    return (*nearer, Bandwidth(math.inf, _copy_rate(COPY_BYTES, threads)))
+    rates = [_copy_rate(size // (4 * threads), threads) for size in caches]
+    # All copies together lie far beyond the caches, however many threads share them.
+    far = max(COPY_BYTES, 4 * max(caches, default=0))
+    rates.append(_copy_rate(-(-far // threads), threads))
+    # To start many short copies can take longer than copying: nearer is never slower.
+    rates = list(accumulate(reversed(rates), max))[::-1]
+    sizes = [*caches, math.inf]
+    return tuple(Bandwidth(size, rate) for size, rate in zip(sizes, rates, strict=True))
 
 
 def _copy_rate(size: int, threads: int) -> float:

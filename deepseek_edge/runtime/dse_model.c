@@ -40,7 +40,7 @@ static dse_status map_model(int32_t threads, dse_model **model, char *error) {
   if (bytes >= head)
     memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
-    dse_format(error, "can't map %d MiB for activations", (int)(dse_program.arena_bytes >> 20));
+    dse_format(error, "can't map %d MiB for activations", (int)(bytes >> 20));
     return DSE_ERROR_MEMORY;
   }
   *model = memory;

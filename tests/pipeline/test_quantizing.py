@@ -7,9 +7,10 @@ import pytest
 
 from deepseek_edge.errors import InputError, ModelError, UsageError
 from deepseek_edge.export import fix_shapes
+from deepseek_edge.integer_form import is_quantized
 from deepseek_edge.pipeline import CompileRequest, compile_model
 from deepseek_edge.pipeline.plan import model_name
-from deepseek_edge.pipeline.quantizing import is_quantized, prepare_calibration
+from deepseek_edge.pipeline.quantizing import check_precision, prepare_calibration
 from deepseek_edge.quantization import QuantConfig, Quantizer
 from deepseek_edge.target import load_target
 from tests.quantization.graphs import residual, samples
@@ -70,8 +71,10 @@ def test_int8_that_cannot_be_right_is_refused_before_the_compiler_runs(
 def test_data_for_a_quantized_graph_is_refused(data: str) -> None:
     quantized = Quantizer(residual()).calibrate(samples(8)).quantize().model
     assert is_quantized(quantized) and not is_quantized(residual())
-    with pytest.raises(ModelError, match="quantized already"):
-        prepare_calibration(request(calibration=data), quantized, None)
+    for changes in ({"calibration": data}, {"precision": "auto"}, {"precision": "float32"}):
+        with pytest.raises(ModelError, match="quantized already"):
+            check_precision(request(**changes), quantized)
+    check_precision(request(), quantized)
     assert prepare_calibration(request(), quantized, None) is None
 
 

@@ -264,6 +264,14 @@ def test_tuning_that_cannot_be_meant_is_refused(tmp_path: Path, options: dict[st
         make_plan(request(tmp_path, **options))
 
 
+@pytest.mark.parametrize("content", ["\x08 a model", '{"schema": 1, "tensors": {}}'])
+def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "other"
+    file.write_text(content)
+    with pytest.raises(UsageError, match="is no tuning database"):
+        make_plan(request(tmp_path, tune_minutes=1.0, tune_database=file))
+
+
 def test_a_database_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file"):

@@ -26,7 +26,7 @@ def test_each_program_has_a_time_and_each_step_too(libraries: list[Path]) -> Non
     inputs = {"x": np.ones((1, IN), dtype=np.float32)}
     calls = compare_calls(libraries, inputs, threads=1)
     assert len(calls) == 2
-    assert all(0 < seconds < 0.1 for seconds in calls)
+    assert all(seconds > 0 for seconds in calls)
     steps = compare_steps(libraries, inputs, threads=1)
     assert [len(seconds) for seconds in steps] == [1, 1]
-    assert all(0 <= seconds[0] < 0.1 for seconds in steps)
+    assert all(seconds[0] >= 0 for seconds in steps)

@@ -33,13 +33,17 @@ def objections(node: Node, data: Node | None, weights: Node | None) -> Iterator[
     bias = node.optional(2)
     if bias is not None and bias.data is None:
         yield "its bias is not a float32 constant"
+    elif bias is not None and bias.elements != (bias.shape or (1,))[-1]:
+        yield "its bias is not one number a column"
     factors = node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0)
     if node.op == "Gemm" and (factors != (1.0, 1.0) or node.attrs.get("transA")):
         yield "it scales or transposes its input"
-    if node.op == "MatMul":
-        per_row = weights.attrs.get("axis", 1) % 2 == 0 and len(weights.attrs["scales"]) > 1
-        if len(weights.value(0).shape) != 2 or per_row:
-            yield "its weights are not a matrix with one scale a column"
+    rank = len(weights.value(0).shape)
+    channels = 0 if node.op == "Conv" or node.attrs.get("transB") else 1
+    if node.op == "MatMul" and rank != 2:
+        yield "its weights are not a matrix"
+    elif len(weights.attrs["scales"]) > 1 and weights.attrs.get("axis", 1) % rank != channels:
+        yield "its weights' scales are not one an output channel"
 
 
 def _product_objections(node: Node, data: Node | None, other: Node) -> Iterator[str]:

@@ -53,7 +53,7 @@ def tunable_steps(model: "onnx.ModelProto", target: Target, batch: int) -> tuple
         step = fused[numbers[0]]
         chosen = lower(step, target).choice
         if chosen is not None:
-            columns = fused[numbers[0]].outputs[0].shape[-1]
+            columns = (step.outputs[0].shape or (1,))[-1]
             moves = tuple(possible_moves(chosen, target, columns))
             found.append(TunableStep(key, describe(step), tuple(numbers), moves))
     return tuple(found)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepseek_edge.artifacts import Program
 from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.parity import Reference
 from deepseek_edge.runtime.engine import Engine
@@ -105,8 +106,64 @@ def test_a_layer_that_breaks_a_rule_is_right_in_float_and_says_which(
     program = compiled(graph, load_target("host"), tmp_path)
     (kept,) = program.layers.kept_float
     assert (kept.name, kept.reason) == (conv, reason)
-    x = np.random.default_rng(2).standard_normal(SHAPE).astype(np.float32)
-    (expected,) = Reference(graph.model()).run({"x": x}).values()
+    assert_as_written(graph, program)
+
+
+def assert_as_written(graph: Graph, program: Program) -> None:
+    """The program and its reference agree with the graph as it stands."""
+    x = np.random.default_rng(2).standard_normal(graph.shape).astype(np.float32)
+    (expected,) = Reference(graph.model(), as_written=True).run({"x": x}).values()
+    (reference,) = Reference(graph.model()).run({"x": x}).values()
     with Engine(program.library, threads=1) as engine:
         (actual,) = engine.run({"x": x}).values()
-    np.testing.assert_allclose(actual, expected, atol=1e-4 * np.ptp(expected))
+    tolerance = 1e-4 * np.ptp(expected)
+    np.testing.assert_allclose(reference, expected, atol=tolerance)
+    np.testing.assert_allclose(actual, expected, atol=tolerance)
+
+
+def matrix(graph: Graph, shape: tuple[int, ...], axis: int) -> str:
+    """Weights whose every output, and every input, has a scale of its own."""
+    data = np.random.default_rng(1).integers(-127, 128, shape).astype(np.int8)
+    return graph.weights(data, np.geomspace(0.01, 1, shape[axis]).astype(np.float32), axis)
+
+
+def bias_a_row(graph: Graph) -> str:
+    bias = graph.constant(np.array([[1], [20], [-300], [4000]], np.float32))
+    return graph.node("Gemm", [graph.x, matrix(graph, (4, 4), 1), bias])
+
+
+def scales_of_inputs(graph: Graph) -> str:
+    return graph.node("Gemm", [graph.x, matrix(graph, (4, 4), 1)], transB=1)
+
+
+def stacked_matrices(graph: Graph) -> str:
+    return graph.node("MatMul", [graph.x, matrix(graph, (2, 4, 5), 2)])
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (bias_a_row, "its bias is not one number a column"),
+        (scales_of_inputs, "its weights' scales are not one an output channel"),
+        (stacked_matrices, "its weights are not a matrix"),
+    ],
+)
+def test_a_layer_whose_numbers_lie_elsewhere_is_right_in_float(
+    build: Callable[[Graph], str], reason: str, tmp_path: Path
+) -> None:
+    graph = Graph((4, 4), 3)
+    layer = build(graph)
+    graph.outputs.append(layer)
+    program = compiled(graph, load_target("host"), tmp_path)
+    (kept,) = program.layers.kept_float
+    assert (kept.name, kept.reason) == (layer, reason)
+    assert_as_written(graph, program)
+
+
+def test_groups_of_a_transposed_convolution_share_their_scales(tmp_path: Path) -> None:
+    graph = Graph(SHAPE, 3)
+    bias = graph.constant(np.arange(4, dtype=np.float32))
+    weights = matrix(graph, (6, 2, 2, 2), 1)
+    layer = graph.node("ConvTranspose", [graph.x, weights, bias], group=2, strides=[2, 2])
+    graph.outputs.append(layer)
+    assert_as_written(graph, compiled(graph, load_target("host"), tmp_path))

@@ -17,7 +17,11 @@ from tvm import tirx
 
 from deepseek_edge.backends.tvm.choice import Choice
 from deepseek_edge.backends.tvm.graph import Array, Node, Scratch, Value, constant
-from deepseek_edge.backends.tvm.schedules.accumulators import Accumulators, unroll_of
+from deepseek_edge.backends.tvm.schedules.accumulators import (
+    Accumulators,
+    prefetch_of,
+    unroll_of,
+)
 from deepseek_edge.backends.tvm.schedules.blocks import (
     Columns,
     Tiling,
@@ -329,7 +333,7 @@ class _Winograd:
             rows=range(size),
             unroll=self.unroll,
             # The next position's weights come while this one's are multiplied.
-            ahead=4 * self.depth * block.width,
+            ahead=4 * self.depth * block.width if prefetch_of(self.target) else 0,
         )
         base = bind(index(self.sums_base) + (start * positions + p) * index(self.width))
         for row in range(size):
