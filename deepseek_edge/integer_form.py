@@ -20,6 +20,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from deepseek_edge.requantization import (
+    Array,
     Bounds,
     in_steps,
     requantization,
@@ -170,8 +171,7 @@ class _Rewriter:
         if integers is None or x_scale.size != 1 or self._zero_point(weights):
             return None
         axis = 0 if _transposes(node) else _OUTPUT_AXIS[node.op_type]
-        is_matrix = node.op_type != "MatMul" or integers.ndim == 2
-        if not is_matrix or (w_scale.size > 1 and _axis(weights) % integers.ndim != axis):
+        if not _is_a_channel(node, weights, integers, w_scale, axis):
             return None
         biased = len(node.input) > 2 and bool(node.input[2])
         bias = self.constants.get(node.input[2]) if biased else None
@@ -179,13 +179,11 @@ class _Rewriter:
             return None
         # A transposed one is compiled to a matrix product and an addition.
         foldable = node.op_type != "ConvTranspose"
-        channels = integers.shape[axis]
+        channels, folded = integers.shape[axis], bias if foldable else None
         behind = requantization(
             float(x_scale.reshape(())),
             np.broadcast_to(w_scale.reshape(-1), (channels,)),
-            np.broadcast_to(bias.reshape(-1), (channels,))
-            if foldable and bias is not None
-            else None,
+            None if folded is None else np.broadcast_to(folded.reshape(-1), (channels,)),
             products=integers.size // channels,
             y_scale=self._step_size(node),
         )
@@ -207,11 +205,16 @@ class _Rewriter:
         rows = [("Add", behind.bias), ("Mul", factor), ("Add", offset)]
         for op, row in rows:
             if row is not None:
-                table = self.constant(row.astype(np.float32).reshape(shape))
-                out = f"{prefix}/{len(nodes)}"
-                nodes.append(helper.make_node(op, [nodes[-1].output[0], table], [out]))
+                self._append_row(nodes, op, row.reshape(shape), f"{prefix}/{len(nodes)}")
         nodes[-1].output[0] = prefix
         return nodes
+
+    def _append_row(self, nodes: "list[onnx.NodeProto]", op: str, row: Array, out: str) -> None:
+        """An operator on the last node's result and one number a channel."""
+        from onnx import helper
+
+        table = self.constant(row.astype("float32"))
+        nodes.append(helper.make_node(op, [nodes[-1].output[0], table], [out]))
 
     def _product(self, node: "onnx.NodeProto") -> "list[onnx.NodeProto] | None":
         """MatMul of two dequantized activations: scaled once, behind the sum."""
@@ -287,9 +290,14 @@ def _scales(node: "onnx.NodeProto") -> bool:
     )
 
 
-def _axis(node: "onnx.NodeProto") -> int:
-    """The axis that a DequantizeLinear's scales lie along."""
-    return next((a.i for a in node.attribute if a.name == "axis"), 1)
+def _is_a_channel(
+    node: "onnx.NodeProto", weights: "onnx.NodeProto", integers: Array, scales: Array, axis: int
+) -> bool:
+    """True if the layer's weights have one scale in all, or one for each output channel."""
+    if node.op_type == "MatMul" and integers.ndim != 2:
+        return False
+    given = next((a.i for a in weights.attribute if a.name == "axis"), 1)
+    return scales.size == 1 or given % integers.ndim == axis
 
 
 def _groups(node: "onnx.NodeProto") -> int:

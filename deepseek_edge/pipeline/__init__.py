@@ -80,9 +80,8 @@ def compile_model(
     for line in describe_plan(request, planned):
         narrate(line)
     model = fix_shapes(read_model(request.model), request.shapes)
-    reference = Reference(model)
     check_precision(request, model)
-    evaluation = prepare_evaluation(request, model, reference)
+    evaluation = prepare_evaluation(request, model, reference := Reference(model))
     origin = Origin(model, reference, prepare_calibration(request, model, evaluation))
     source, chapters = describe_source(request.model, model), []
     backend = compile_program or tvm_backend()
