@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 _Z = 1.959963984540054
 
 
+def signal_to_noise_db(signal: float, noise: float) -> float:
+    """10 log10(signal / noise) of two sums of squares; infinite without noise."""
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
 def evaluate(
     run: Callable[[dict[str, Any]], Mapping[str, Any]], dataset: Dataset, metric: str
 ) -> tuple[float, int, float]:

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 from deepseek_edge.artifacts import ParityFloat, ParityGraph
 from deepseek_edge.errors import MissingToolError, ModelError, ParityError, UnsupportedError
+from deepseek_edge.evaluation import signal_to_noise_db
 from deepseek_edge.integer_form import integer_form, is_quantized
 from deepseek_edge.tensors import TensorSpec
 
@@ -389,12 +390,6 @@ def compare_float(reference: Sequence[Tensors], artifact: Sequence[Tensors]) -> 
     return ParityFloat(
         samples=len(reference),
         cosine=product / both if both else float(signal == power),
-        sqnr_db=_decibel(signal, noise),
+        sqnr_db=signal_to_noise_db(signal, noise),
         top1_agreement=agreed / rows if rows else None,
     )
-
-
-def _decibel(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from deepseek_edge.artifacts import Program, Step
+from deepseek_edge.artifacts import LayerError, Program, Step
 from deepseek_edge.datasets import Dataset, check_disjoint, load_dataset
 from deepseek_edge.errors import ModelError, ParityError, UsageError
 from deepseek_edge.integer_form import is_quantized
@@ -52,6 +52,9 @@ class Calibration:
     samples: Sequence[Tensors]
     config: QuantConfig = field(default_factory=QuantConfig)
     _graphs: dict[str, QuantizedModel] = field(default_factory=dict, repr=False, compare=False)
+    _errors: list[tuple[QuantizedModel, tuple[LayerError, ...]]] = field(
+        default_factory=list, repr=False, compare=False
+    )
 
     def quantized_for(self, target: Target, progress: Progress = _silent) -> QuantizedModel:
         """The Q/DQ graph for a target; targets that allow the same zero points share one.
@@ -67,6 +70,14 @@ class Calibration:
             data = list(self.samples)
             self._graphs[scheme] = quantizer.calibrate(data).quantize()
         return self._graphs[scheme]
+
+    def errors_of(self, quantized: QuantizedModel) -> tuple[LayerError, ...]:
+        """Where the error enters a graph; computed once for all targets that share it."""
+        for known, errors in self._errors:
+            if known is quantized:
+                return errors
+        self._errors.append((quantized, layer_errors(quantized, self.samples)))
+        return self._errors[-1][1]
 
 
 def check_precision(request: CompileRequest, model: onnx.ModelProto) -> None:
@@ -221,7 +232,7 @@ def check_against_origin(
     if calibration is None or quantized is None:
         return check_program(program, one, graph, origin.reference, narrate, rebuild=rebuild)
     checked = check_program(program, one, graph, Reference(graph), narrate, rebuild=rebuild)
-    errors = layer_errors(quantized, calibration.samples)
+    errors = calibration.errors_of(quantized)
     checked = replace(checked, report=replace(checked.report, layer_errors=errors))
     shapes = {spec.name: spec.shape for spec in program.entries[0].inputs}
     fits = all(value.shape == shapes[name] for name, value in calibration.samples[0].items())

@@ -6,11 +6,11 @@ the squares of the differences itself: a run a sample, and no tensor leaves it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deepseek_edge.artifacts import LayerError
+from deepseek_edge.evaluation import signal_to_noise_db
 from deepseek_edge.quantization.calibrate import session
 from deepseek_edge.quantization.graph import GraphIndex
 
@@ -50,7 +50,7 @@ def layer_errors(quantized: QuantizedModel, samples: Sequence[Sample]) -> tuple[
     for sample in samples[:SAMPLES]:
         sums += np.array(run.run(None, dict(sample)), np.float64).reshape(sums.shape)
     return tuple(
-        LayerError(name, _decibel(signal, noise), _decibel(signal, added))
+        LayerError(name, signal_to_noise_db(signal, noise), signal_to_noise_db(signal, added))
         for name, (signal, noise, added) in zip(layers, sums, strict=True)
     )
 
@@ -128,9 +128,3 @@ def _add_node(
     from onnx import helper
 
     both.graph.node.append(helper.make_node(op, inputs, [output], name=output, **attributes))
-
-
-def _decibel(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from deepseek_edge.evaluation import signal_to_noise_db
 from deepseek_edge.quantization.affine import Affine
 from deepseek_edge.quantization.calibrate import session
 from deepseek_edge.quantization.graph import GraphIndex
@@ -113,6 +114,4 @@ def _sqnr_db(expected: Sequence[Array], actual: Sequence[Array]) -> float:
     pairs = [(f, q) for f, q in zip(expected, actual, strict=True) if f.dtype.kind == "f"]
     signal = sum(float(np.square(f, dtype=np.float64).sum()) for f, _ in pairs)
     noise = sum(float(np.square(f - q, dtype=np.float64).sum()) for f, q in pairs)
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
+    return signal_to_noise_db(signal, noise)

@@ -90,7 +90,8 @@ int dse_keep_fastest(const char *sysfs, int32_t wanted, dse_cpu_set *cpus);
 /* dse_check.c */
 dse_status dse_check_program(const dse_program_table *program, char *error);
 
-/* dse_pool.c. pool->threads, spin_ns, prefers, cpus and each worker's cpu are set, the rest 0. */
+/* dse_pool.c. pool->threads, scratch, spin_ns, prefers, cpus and each worker's cpu are set, the
+ * rest 0. */
 dse_status dse_pool_start(dse_pool *pool, char *error);
 void dse_pool_run(dse_pool *pool, int32_t tasks, int32_t grain);
 void dse_pool_stop(dse_pool *pool);

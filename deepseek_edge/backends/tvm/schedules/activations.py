@@ -23,6 +23,7 @@ from deepseek_edge.backends.tvm.schedules.accumulators import (
 from deepseek_edge.backends.tvm.schedules.arithmetic import constant_vector
 from deepseek_edge.backends.tvm.schedules.blocks import Columns, Tiling, for_blocks
 from deepseek_edge.backends.tvm.schedules.dot import Unit, activation_unit
+from deepseek_edge.backends.tvm.schedules.functions import converted
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion, broadcast_row
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
@@ -37,6 +38,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     loop,
     pieces,
     rounded,
+    select,
     store,
 )
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering
@@ -119,7 +121,7 @@ class _Product:
         del column
         factor = self.node.value(2).data
         assert factor is not None
-        value = tirx.Cast("float32" if lanes == 1 else f"float32x{lanes}", total)
+        value = converted(total, lanes, "float32")
         return rounded(value * constant_vector(factor, lanes), lanes)
 
 
@@ -175,7 +177,7 @@ class _Operand:
                 rows += [literal(0, "int8", lanes)] * (unit.group - present)
                 places = np.arange(unit.group * lanes).reshape(1, unit.group, lanes)
                 order = unit.arrange(places.transpose(0, 2, 1)).reshape(-1)
-                vector = tirx.Shuffle(rows, [tirx.const(int(i), "int32") for i in order])
+                vector = select(rows, order.tolist())
                 at = k * index(block.width) + index(offset * unit.group)
                 store(packed, at, unit.group * lanes, vector)
 

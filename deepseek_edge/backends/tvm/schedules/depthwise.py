@@ -11,7 +11,6 @@ two products in 16 bits: 2 * 128 * 127 still fits.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
@@ -35,7 +34,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     when,
 )
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering
-from deepseek_edge.backends.tvm.schedules.weights import scaled
+from deepseek_edge.backends.tvm.schedules.weights import scaled, zero_point_sums
 from deepseek_edge.target import Target
 
 Inputs = Callable[[int], Expr]
@@ -52,13 +51,11 @@ def integer_depthwise(
 ) -> Lowering:
     """IntegerConv with one input channel a group; weights (channels, 1, kh, kw)."""
     taps = weights[:, 0].transpose(1, 2, 0)  # (kh, kw, channels)
-    bias, offset = node.optional(3), node.optional(4)
-    start = -int(node.attrs["zero_point"]) * taps.astype(np.int64).sum(axis=(0, 1))
-    if bias is not None and bias.data is not None:
-        start = start + bias.data
+    start, _ = zero_point_sums(node, weights.transpose(0, 2, 3, 1)[..., None])
+    offset = node.optional(4)
     tables: dict[str, Value] = {
         "taps": constant(f"{node.source}/packed", taps.reshape(-1)),
-        "start": constant(f"{node.source}/start", start.astype(np.int32)),
+        "start": constant(f"{node.source}/start", start.reshape(-1)),
         "factor": node.value(2),
     }
     if offset is not None:

@@ -19,6 +19,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     bind,
     load,
     ramp,
+    select,
     splat,
 )
 from deepseek_edge.target import Target
@@ -77,7 +78,7 @@ FLOAT = Unit(
 
 def _float_lane(block: Expr, which: int, lanes: int) -> Expr:
     del lanes
-    return tirx.Shuffle([block], [tirx.const(which, "int32")])
+    return select([block], [which])
 
 
 FLOAT_LANES = dataclasses.replace(FLOAT, lane=_float_lane)
@@ -85,8 +86,7 @@ FLOAT_LANES = dataclasses.replace(FLOAT, lane=_float_lane)
 
 def _byte_lane(block: Expr, which: int, lanes: int) -> Expr:
     """Bytes 4 * which ... of 16, in every 32-bit lane: LLVM makes it sdot's lane operand."""
-    places = [tirx.const(4 * which + i, "int32") for i in range(4)] * lanes
-    return tirx.Shuffle([block], places)
+    return select([block], [4 * which + i for i in range(4)] * lanes)
 
 
 def _load_four(buffer: Buffer, address: Expr, lanes: int) -> Expr:
@@ -168,9 +168,7 @@ def _load_pairs(buffer: Buffer, address: Expr, lanes: int) -> tuple[Expr, Expr]:
     """Bytes (k, k+1) in every 16 bits of one vector, (k+2, k+3) in those of another."""
     del lanes
     halves = tirx.reinterpret("int16x2", load(buffer, address, 4))
-    first, second = (
-        splat(tirx.Shuffle([halves], [tirx.const(half, "int32")]), 4) for half in range(2)
-    )
+    first, second = (splat(select([halves], [half]), 4) for half in range(2))
     return (
         bind(tirx.reinterpret("int8x8", first)),
         bind(tirx.reinterpret("int8x8", second)),
@@ -178,7 +176,7 @@ def _load_pairs(buffer: Buffer, address: Expr, lanes: int) -> tuple[Expr, Expr]:
 
 
 def _halves(weights: Expr, half: int) -> Expr:
-    return tirx.Shuffle([weights], [tirx.const(8 * half + i, "int32") for i in range(8)])
+    return select([weights], range(8 * half, 8 * half + 8))
 
 
 def _smull_pairs(total: Expr, value: tuple[Expr, Expr], weights: Expr, lanes: int) -> Expr:
@@ -222,8 +220,7 @@ def _pair_lanes(block: Expr, which: int, lanes: int) -> tuple[Expr, Expr]:
     """As ``_load_pairs``, from bytes 4 * which ... of 16."""
     del lanes
     first, second = (
-        tirx.Shuffle([block], [tirx.const(4 * which + 2 * half + i, "int32") for i in range(2)] * 4)
-        for half in range(2)
+        select([block], [4 * which + 2 * half, 4 * which + 2 * half + 1] * 4) for half in range(2)
     )
     return bind(first), bind(second)
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from tvm import tirx
 
 from deepseek_edge.backends.tvm.graph import Array, Node, Value, constant
 from deepseek_edge.backends.tvm.schedules.blocks import Blocks, pack, padded_width
 from deepseek_edge.backends.tvm.schedules.dot import LONGEST_SUM, Unit, contraction_unit, float_unit
+from deepseek_edge.backends.tvm.schedules.functions import converted
 from deepseek_edge.backends.tvm.schedules.kernel import Buffer, Expr, load, rounded
 from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.target import Target
@@ -75,8 +75,9 @@ class Weights:
 
 def scaled(total: Expr, tables: Mapping[str, Buffer], column: Expr, lanes: int) -> Expr:
     """An integer layer's float result: ``total`` times "factor" plus, if there is one, "offset"."""
-    total = tirx.Cast("float32" if lanes == 1 else f"float32x{lanes}", total)
-    value = rounded(total * load(tables["factor"], column, lanes), lanes)
+    value = rounded(
+        converted(total, lanes, "float32") * load(tables["factor"], column, lanes), lanes
+    )
     return value + load(tables["offset"], column, lanes) if "offset" in tables else value
 
 
@@ -121,7 +122,7 @@ def prepare(
         if bias is not None and bias.data is not None:
             start = columns_padded(bias.data.reshape(groups, columns), "bias")
         return Weights(**common, start=start, border=None, factor=None, offset=None)
-    first, missing = _zero_point_sums(node, taps)
+    first, missing = zero_point_sums(node, taps)
     start = border = None
     if first.any():
         start = columns_padded(first, "start")
@@ -132,8 +133,12 @@ def prepare(
     )
 
 
-def _zero_point_sums(node: Node, taps: Array) -> tuple[Array, Array]:
+def zero_point_sums(node: Node, taps: Array) -> tuple[Array, Array]:
     """What integer sums start from, (group, columns), and what missing taps give back.
+
+    Args:
+        node: an integer Conv or MatMul.
+        taps: (group, kernel_h, kernel_w, k, columns).
 
     Raises:
         UnsupportedError: int32 sums could overflow.
