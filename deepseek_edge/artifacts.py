@@ -143,8 +143,10 @@ class Accuracy:
     """A task metric, of the float model and of the artifact, in percent.
 
     Attributes:
+        float: of the model before it was pruned, if it was.
         drop_pp: float minus compiled, in percentage points.
-        ci_pp: half width of the 95 % confidence interval of ``compiled``.
+        ci_pp: half the width of the 95 % confidence interval of ``drop_pp``: the samples are the
+            same, so it is that of paired observations.
     """
 
     metric: str
