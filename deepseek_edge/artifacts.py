@@ -156,3 +156,25 @@ class Accuracy:
     compiled: builtins.float
     drop_pp: builtins.float
     ci_pp: builtins.float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One measurement of one way to quantize, of those that a gate tried.
+
+    Attributes:
+        name: what was done, e.g. "mse, up to 5% in float".
+        dataset: that it was measured on.
+        measured_on: "host" or "qemu": the artifact; "onnxruntime": the graph's integer form.
+        int8_macs_share: of the multiply-accumulates, 0 to 1; None if it isn't known.
+        kept_float: layers that were kept float for accuracy or speed.
+        is_kept: no more is lost than was promised.
+    """
+
+    name: str
+    dataset: str
+    measured_on: str
+    accuracy: Accuracy
+    int8_macs_share: float | None
+    kept_float: tuple[str, ...]
+    is_kept: bool

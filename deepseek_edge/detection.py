@@ -147,7 +147,8 @@ def overlaps(first: Array, second: Array) -> Array:
     shared = np.clip(high - low, 0, None).prod(axis=-1)
     areas = [np.clip(box[..., 2:] - box[..., :2], 0, None).prod(axis=-1) for box in (a, b)]
     both = areas[0] + areas[1] - shared
-    return np.divide(shared, both, out=np.zeros_like(shared), where=both > 0)
+    result: Array = np.divide(shared, both, out=np.zeros_like(shared), where=both > 0)
+    return result
 
 
 def match(iou: Array, ious: Sequence[float]) -> Array:

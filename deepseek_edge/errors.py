@@ -64,7 +64,19 @@ class ParityError(DeepSeekEdgeError):
 
 
 class AccuracyError(DeepSeekEdgeError):
-    """A task metric fell by more than the gate allows."""
+    """A task metric fell by more than the gate allows.
+
+    Attributes:
+        message: the first line.
+        rows: a table of what was tried, the lines below it.
+    """
+
+    def __init__(
+        self, message: str, *, rows: tuple[str, ...] = (), hint: str | None = None
+    ) -> None:
+        super().__init__("\n".join([message, *rows]), hint=hint)
+        self.message = message
+        self.rows = rows
 
 
 class OutputError(DeepSeekEdgeError):

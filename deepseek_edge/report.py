@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepseek_edge.artifacts import Accuracy, LayerError, ParityFloat, ParityGraph, Program
+from deepseek_edge.artifacts import Accuracy, LayerError, ParityFloat, ParityGraph, Program, Rung
 
 SCHEMA = 1
 
@@ -41,6 +41,7 @@ class CompileReport:
     Attributes:
         time_s: seconds by stage; "total" is their sum and what lies between.
         notes: what a reader must know beside the figures, e.g. why accuracy wasn't measured.
+        ladder: what a gate measured, in order; the last one was shipped.
     """
 
     bundle: Path
@@ -50,6 +51,7 @@ class CompileReport:
     programs: tuple[ProgramReport, ...]
     accuracy: Accuracy | None
     notes: tuple[str, ...] = ()
+    ladder: tuple[Rung, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ def _compile_object(report: CompileReport) -> Json:
             | dict(report.time_s),
             "programs": [_program_object(program) for program in report.programs],
             "accuracy": _object(report.accuracy),
+            "ladder": [_rung_object(rung) for rung in report.ladder],
             "notes": list(report.notes),
         }
     )
@@ -207,6 +210,19 @@ def _program_object(report: ProgramReport) -> Json:
         "parity_float": _object(report.parity_float),
         "layers": dataclasses.asdict(program.layers),
         "layer_errors": [dataclasses.asdict(error) for error in report.layer_errors],
+    }
+
+
+def _rung_object(rung: Rung) -> Json:
+    """A rung with its accuracy's figures among its own."""
+    return {
+        "name": rung.name,
+        "dataset": rung.dataset,
+        "measured_on": rung.measured_on,
+        **dataclasses.asdict(rung.accuracy),
+        "int8_macs_share": rung.int8_macs_share,
+        "kept_float": list(rung.kept_float),
+        "is_kept": rung.is_kept,
     }
 
 

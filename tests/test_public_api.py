@@ -18,6 +18,7 @@ PUBLIC_MODULES = (
     "bundle",
     "datasets",
     "evaluation",
+    "task_metrics",
     "export",
     "runtime.engine",
     "parity",

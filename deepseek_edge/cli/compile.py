@@ -78,7 +78,9 @@ EvalOption = Annotated[
 ]
 MetricOption = Annotated[
     str | None,
-    typer.Option(help="top1, top5 or package.module:function; default: the data set's."),
+    typer.Option(
+        help="top1, top5, f1, map, map50 or package.module:function; default: the data set's."
+    ),
 ]
 MaxDropOption = Annotated[
     float | None,
@@ -227,6 +229,10 @@ def _details(report: "CompileReport", profile: "ProfileReport | None") -> Iterat
             f"{accuracy.drop_pp:+.2f} pp lost ({accuracy.samples} samples, "
             f"+/- {accuracy.ci_pp:.2f} pp)"
         )
+    if len(report.ladder) > 1:
+        from deepseek_edge.pipeline.ladder import tabulate
+
+        yield from (f"  {row}" for row in tabulate(report.ladder))
     yield from report.notes
     if profile is not None:
         latency = profile.latency_ms

@@ -6,16 +6,12 @@ from pathlib import Path
 
 import onnx
 
-from deepseek_edge.artifacts import Accuracy
 from deepseek_edge.export import fix_shapes, load_model
 from deepseek_edge.parity import Reference
-from deepseek_edge.pipeline.checking import (
-    CheckedProgram,
-    Narrate,
-    judge,
-    prepare_evaluation,
-)
+from deepseek_edge.pipeline.checking import CheckedProgram, Narrate
 from deepseek_edge.pipeline.choosing import Builder, CompileProgram, compile_graph
+from deepseek_edge.pipeline.evaluating import prepare_evaluation
+from deepseek_edge.pipeline.gate import Job, Judges, Passed, pass_gate
 from deepseek_edge.pipeline.packing import describe_source, pack, write_page
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, describe_plan, make_plan
 from deepseek_edge.pipeline.quantizing import (
@@ -28,6 +24,7 @@ from deepseek_edge.pipeline.quantizing import (
 from deepseek_edge.pipeline.workspace import Stopwatch, work_directory
 from deepseek_edge.profiling.html import Chapter
 from deepseek_edge.profiling.measure import measure
+from deepseek_edge.quantization import QuantizedModel
 from deepseek_edge.report import CompileReport, ProfileReport
 
 __all__ = ["CompileRequest", "CompileResult", "compile_model"]
@@ -83,29 +80,43 @@ def compile_model(
     check_precision(request, model)
     evaluation = prepare_evaluation(request, model, reference := Reference(model))
     origin = Origin(model, reference, prepare_calibration(request, model, evaluation))
+    judges = Judges(evaluation)
     source, chapters = describe_source(request.model, model), []
     backend = compile_program or tvm_backend()
     for one in planned:
         with work_directory(request.dump, one.target.id) as work_dir:
             clock = Stopwatch()
-            with clock.stage("quantize"):
-                quantized = origin.quantized_for(one.target, progress)
             build = Builder(backend, one.target, request.batches, work_dir, progress)
-            with clock.stage("codegen"):
-                compiled = compile_graph(request.precision, origin.model, quantized, build, narrate)
-            compiled = tune_program(request, compiled, build, narrate=narrate, clock=clock)
-            with clock.stage("parity"):
-                compiled, checked = check_best(compiled, one, origin, narrate, build.rebuild)
-            with clock.stage("evaluation"):
-                accuracy, notes = judge(request, evaluation, checked, one, narrate=narrate)
-            pack(request, one, source, checked, evaluation)
-            notes = (*compiled.notes, *checked.notes, *notes)
-            report = describe_result(one, checked, accuracy, notes, clock.seconds())
-            profile = profile_for_page(request, one, checked, narrate)
-        chapters.append(Chapter(one.target, compiled.steps, report, profile))
+            job = Job(request, one, origin, build, clock, narrate)
+            passed = pass_gate(job, judges, make_program)
+            pack(request, one, source, passed.checked, evaluation)
+            report = describe_result(one, passed, clock.seconds())
+            profile = profile_for_page(request, one, passed.checked, narrate)
+        chapters.append(Chapter(one.target, passed.compiled.steps, report, profile))
     if request.html is not None:
         write_page(request.html, f"{source.name}: compile report", chapters)
     return CompileResult(tuple(chapters), request.html)
+
+
+def make_program(
+    job: Job, quantized: QuantizedModel | None, number: int
+) -> tuple[Compiled, CheckedProgram]:
+    """Compile one form of the model, tune it if asked to, run it and compare it with its graph.
+
+    Args:
+        job: for which target, and how.
+        quantized: the model in INT8; None: as it was given.
+        number: how many of its forms were compiled before.
+
+    Raises:
+        ParityError: it computes something else. UnsupportedError, ModelError: it can't be compiled.
+    """
+    build, narrate = job.build.numbered(number), job.narrate
+    with job.clock.stage("codegen"):
+        compiled = compile_graph(job.request.precision, job.origin.model, quantized, build, narrate)
+    compiled = tune_program(job.request, compiled, build, narrate=narrate, clock=job.clock)
+    with job.clock.stage("parity"):
+        return check_best(compiled, job.one, job.origin, narrate, build.rebuild)
 
 
 def read_model(model: str | onnx.ModelProto) -> onnx.ModelProto:
@@ -132,11 +143,7 @@ def tune_program(
 
 
 def describe_result(
-    one: PlannedTarget,
-    checked: CheckedProgram,
-    accuracy: Accuracy | None,
-    notes: tuple[str, ...],
-    time_s: Mapping[str, float],
+    one: PlannedTarget, passed: Passed, time_s: Mapping[str, float]
 ) -> CompileReport:
     """What was found about a bundle that has been written."""
     return CompileReport(
@@ -144,9 +151,10 @@ def describe_result(
         target=one.target.id,
         size_bytes=one.output.stat().st_size,
         time_s=time_s,
-        programs=(checked.report,),
-        accuracy=accuracy,
-        notes=notes,
+        programs=(passed.checked.report,),
+        accuracy=passed.accuracy,
+        notes=(*passed.compiled.notes, *passed.checked.notes, *passed.notes),
+        ladder=passed.ladder,
     )
 
 

@@ -10,13 +10,9 @@ from deepseek_edge.datasets import Dataset, check_disjoint, load_dataset
 from deepseek_edge.errors import ModelError, ParityError, UsageError
 from deepseek_edge.integer_form import is_quantized
 from deepseek_edge.parity import Reference, Tensors, compare_float
-from deepseek_edge.pipeline.checking import (
-    CheckedProgram,
-    Evaluation,
-    Narrate,
-    Rebuild,
-    check_program,
-)
+from deepseek_edge.pipeline.checking import CheckedProgram, Narrate, Rebuild, check_program
+from deepseek_edge.pipeline.evaluating import Evaluation
+from deepseek_edge.pipeline.ladder import Way
 from deepseek_edge.pipeline.placement import Place, open_program
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
 from deepseek_edge.quantization import QuantConfig, Quantizer
@@ -38,6 +34,10 @@ DEFAULT_SAMPLES = 128
 _COMPARED: Mapping[Place, int] = {"host": 8, "qemu": 1}
 
 
+# (what post-training quantization made, progress) -> the same, trained
+FineTune = Callable[[QuantizedModel, Progress], QuantizedModel]
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Data to take ranges from, and the graphs that were made with it.
@@ -45,31 +45,70 @@ class Calibration:
     Attributes:
         samples: in memory, with a batch of 1.
         config: its scheme is the target's.
+        fine_tune: quantization-aware training; None without data for it.
+        trains_first: it is what was asked for, not what is left when all else fails.
     """
 
     model: onnx.ModelProto
     dataset: Dataset
     samples: Sequence[Tensors]
     config: QuantConfig = field(default_factory=QuantConfig)
-    _graphs: dict[str, QuantizedModel] = field(default_factory=dict, repr=False, compare=False)
+    fine_tune: FineTune | None = None
+    trains_first: bool = False
+    _quantizers: dict[QuantConfig, Quantizer] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _graphs: dict[Way, QuantizedModel] = field(default_factory=dict, repr=False, compare=False)
     _errors: list[tuple[QuantizedModel, tuple[LayerError, ...]]] = field(
         default_factory=list, repr=False, compare=False
     )
 
-    def quantized_for(self, target: Target, progress: Progress = _silent) -> QuantizedModel:
+    @property
+    def first_way(self) -> Way:
+        """What was asked for."""
+        return Way(self.config, is_trained=self.trains_first)
+
+    def quantized_for(
+        self, target: Target, way: Way | None = None, progress: Progress = _silent
+    ) -> QuantizedModel:
         """The Q/DQ graph for a target; targets that allow the same zero points share one.
+
+        Args:
+            target: says the scheme.
+            way: what was asked for if None.
+            progress: told (stage, done, total).
 
         Raises:
             InputError: the data can't serve.
-            UnsupportedError: the graph's opset can't be converted.
+            UnsupportedError: the graph's opset can't be converted, or a node can't be trained.
+            TrainingError: the training failed.
         """
+        way = way or self.first_way
         scheme: Scheme = "asymmetric" if target.qdq.zero_point else "symmetric"
-        if scheme not in self._graphs:
-            config = replace(self.config, quant_scheme=scheme)
-            quantizer = Quantizer(self.model, config, progress=progress)
-            data = list(self.samples)
-            self._graphs[scheme] = quantizer.calibrate(data).quantize()
-        return self._graphs[scheme]
+        return self._quantized(
+            replace(way, config=replace(way.config, quant_scheme=scheme)), progress
+        )
+
+    def _quantized(self, way: Way, progress: Progress) -> QuantizedModel:
+        if way not in self._graphs:
+            self._graphs[way] = self._quantize(way, progress)
+        return self._graphs[way]
+
+    def _quantize(self, way: Way, progress: Progress) -> QuantizedModel:
+        if way.budget:
+            whole = self._quantized(replace(way, budget=0.0), progress)
+            return whole.keep_costly_float(self.samples, way.budget, progress=progress)
+        if way.is_trained:
+            assert self.fine_tune is not None
+            return self.fine_tune(
+                self._quantized(replace(way, is_trained=False), progress), progress
+            )
+        # Budgets share the ranges and sensitivities that are found once.
+        shared = replace(way.config, float_budget=0.0)
+        if shared not in self._quantizers:
+            quantizer = Quantizer(self.model, shared, progress=progress)
+            self._quantizers[shared] = quantizer.calibrate(list(self.samples))
+        return self._quantizers[shared].quantize(float_budget=way.config.float_budget)
 
     def errors_of(self, quantized: QuantizedModel) -> tuple[LayerError, ...]:
         """Where the error enters a graph; computed once for all targets that share it."""
@@ -148,11 +187,23 @@ class Origin:
     reference: Reference
     calibration: Calibration | None
 
-    def quantized_for(self, target: Target, progress: Progress) -> QuantizedModel | None:
+    @property
+    def first_way(self) -> Way | None:
+        """To quantize it; None if it is compiled as it is."""
+        return None if self.calibration is None else self.calibration.first_way
+
+    @property
+    def can_train(self) -> bool:
+        """There are data for quantization-aware training."""
+        return self.calibration is not None and self.calibration.fine_tune is not None
+
+    def quantized_for(
+        self, target: Target, way: Way | None, progress: Progress
+    ) -> QuantizedModel | None:
         """None without calibration; raises what :meth:`Calibration.quantized_for` raises."""
         if self.calibration is None:
             return None
-        return self.calibration.quantized_for(target, progress)
+        return self.calibration.quantized_for(target, way, progress)
 
 
 @dataclass(frozen=True)
