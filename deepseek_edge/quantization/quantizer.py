@@ -72,7 +72,7 @@ class QuantizedModel:
             reasons: by the layer's name; of a layer that is float already, the first one stays.
         """
         parts = replace(self.parts, excluded={**reasons, **self.parts.excluded})
-        return _write(parts, self.table)
+        return write_quantized(parts, self.table)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Parts:
     excluded: Mapping[str, str]
 
 
-def _write(parts: Parts, table: CalibrationTable) -> QuantizedModel:
+def write_quantized(parts: Parts, table: CalibrationTable) -> QuantizedModel:
+    """Write the Q/DQ graph of these parts."""
     index = GraphIndex(parts.model)
     placement = place(index, parts.excluded)
     nodes = {node.name: node for node in index.nodes}
@@ -284,7 +285,7 @@ class Quantizer:
                 rounding=self.config.rounding,
                 progress=lambda done, total: self._progress("quantize", done, total),
             )
-        return _write(Parts(model, activations, result, excluded), table)
+        return write_quantized(Parts(model, activations, result, excluded), table)
 
     def _find_costly(
         self,
