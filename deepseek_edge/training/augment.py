@@ -6,12 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 from deepseek_edge.errors import UsageError
+from deepseek_edge.training.config import Augment
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from deepseek_edge.training.config import Augment
 
 # Zhong et al., https://arxiv.org/abs/1708.04896, section 4.2.
 _LEAST_ERASED = 0.02

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    # (model, inputs (n, ...), labels (n,)) -> mean over the samples, a scalar
-    Loss: TypeAlias = Callable[[nn.Module, Tensor, Tensor], Tensor]
-    # a batch (n, ...) on its device, a generator of that device -> a batch of the same shape
-    Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
-
+# Types in quotes, so that this module doesn't load torch.
+# Model, inputs (n, ...), labels (n,) -> mean over the samples, a scalar.
+Loss: TypeAlias = "Callable[[nn.Module, Tensor, Tensor], Tensor]"
+# A batch (n, ...) on its device, a generator of that device -> a batch of the same shape.
+Augment: TypeAlias = "Callable[[Tensor, torch.Generator], Tensor]"
 # What is being done, how much of it is done, how much there is.
 Progress: TypeAlias = Callable[[str, int, int], None]
+# Steps done, all steps.
 OnStep: TypeAlias = Callable[[int, int], None]
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")

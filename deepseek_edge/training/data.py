@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from deepseek_edge.errors import InputError, UsageError
 from deepseek_edge.preprocess import Preprocess, parse_preprocess
-from deepseek_edge.training.config import TrainingData
+from deepseek_edge.training.config import Augment, TrainingData
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from deepseek_edge.datasets import Dataset
-    from deepseek_edge.training.config import Augment
 
 
 def load_training_data(

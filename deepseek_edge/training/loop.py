@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepseek_edge.training.config import (
+    Loss,
     OnStep,
     Progress,
     TrainConfig,
@@ -18,8 +19,6 @@ from deepseek_edge.training.losses import cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from deepseek_edge.training.config import Loss
 
 
 def train(

@@ -7,11 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from deepseek_edge.errors import UsageError
+from deepseek_edge.training.config import Loss, TrainConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from deepseek_edge.training.config import Loss, TrainConfig
 
 
 def cross_entropy(

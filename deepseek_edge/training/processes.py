@@ -83,13 +83,14 @@ def replicated(model: nn.Module, place: Place) -> nn.Module:
     """
     if place.size == 1:
         return model
-    # Buffers are made equal once an epoch: in each step that would cost as much as the gradients
-    # of a small model, and forbid losses that call the model twice.
-    return nn.parallel.DistributedDataParallel(
-        model,
-        device_ids=[place.device] if place.device.type == "cuda" else None,
-        broadcast_buffers=False,
+    replica = nn.parallel.DistributedDataParallel(
+        model, device_ids=[place.device] if place.device.type == "cuda" else None
     )
+    # Afterwards buffers are made equal once an epoch: in each step that would cost as much as the
+    # gradients of a small model, and forbid losses that call the model twice. The argument of
+    # this name is deprecated, and would leave buffers apart at the start too.
+    replica.broadcast_buffers = False
+    return replica
 
 
 def average_over_processes(tensors: Sequence[Tensor], place: Place) -> None:

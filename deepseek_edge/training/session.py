@@ -1,13 +1,10 @@
 """One training run from the first step to the last."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +14,7 @@ from deepseek_edge.training.batches import Part, derived_seed, epoch_batches, st
 from deepseek_edge.training.checkpoint import data_digest, restore_checkpoint, write_checkpoint
 from deepseek_edge.training.clipping import AdaptiveGradientClipper
 from deepseek_edge.training.config import (
+    Loss,
     OnStep,
     Progress,
     TrainConfig,
@@ -36,9 +34,6 @@ from deepseek_edge.training.processes import (
 from deepseek_edge.training.recompute import checkpointed_activations
 from deepseek_edge.training.schedule import learning_rate_at
 from deepseek_edge.training.state import TrainingState, model_tensors
-
-if TYPE_CHECKING:
-    from deepseek_edge.training.config import Loss
 
 # The device is waited for this often, to see whether the loss is still a number.
 CHECK_STEPS = 200
