@@ -9,6 +9,7 @@ DeepSeekEdgeError                1  the job failed
 |   `-- MissingToolError         3  a tool or package is not installed
 |-- ParityError                  1  the artifact does not compute what its graph says
 |-- AccuracyError                1  a task metric fell below its gate
+|-- TrainingError                1  training diverged or ran out of memory
 |-- OutputError                  1  a file could not be written
 |-- DeviceError                  4  a device can't be reached or vanished
 |-- BundleError                  5  a bundle or its signature is refused
@@ -77,6 +78,10 @@ class AccuracyError(DeepSeekEdgeError):
         super().__init__("\n".join([message, *rows]), hint=hint)
         self.message = message
         self.rows = rows
+
+
+class TrainingError(DeepSeekEdgeError):
+    """Training stopped: the loss is no number, or memory ran out. The last good weights are left."""
 
 
 class OutputError(DeepSeekEdgeError):

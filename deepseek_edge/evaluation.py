@@ -137,6 +137,26 @@ def paired_interval(lost: int, won: int, samples: int) -> tuple[float, float]:
     return max(-1.0, centre - half), min(1.0, centre + half)
 
 
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion.
+
+    E. B. Wilson, Probable inference, the law of succession, and statistical inference, Journal
+    of the American Statistical Association 22 (1927), 209-212.
+
+    Args:
+        successes: 0 to ``trials``.
+        trials: at least 1.
+
+    Returns:
+        Lower and upper limit, 0 to 1.
+    """
+    share = successes / trials
+    centre = (share + _Z**2 / (2 * trials)) / (1 + _Z**2 / trials)
+    spread = math.sqrt(share * (1 - share) / trials + _Z**2 / (4 * trials**2))
+    half = _Z * spread / (1 + _Z**2 / trials)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def _resampled_half_width(before: Evaluated, after: Evaluated) -> float:
     import numpy as np
 

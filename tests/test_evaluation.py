@@ -9,10 +9,32 @@ from numpy.typing import NDArray
 
 from deepseek_edge.datasets import Dataset, load_dataset
 from deepseek_edge.errors import UsageError
-from deepseek_edge.evaluation import Evaluated, compare, evaluate, paired_interval
+from deepseek_edge.evaluation import Evaluated, compare, evaluate, paired_interval, wilson_interval
 from deepseek_edge.task_metrics import Metric, load_metric
 
 Tensors = Mapping[str, NDArray[np.float32]]
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [
+        # R. G. Newcombe, Two-sided confidence intervals for the single proportion, Statistics in
+        # Medicine 17 (1998), 857-872, table I, method 3 (score without continuity correction).
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilsons_interval_has_the_published_values(
+    successes: int, trials: int, low: float, high: float
+) -> None:
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_failures_have_the_mirrored_interval() -> None:
+    low, high = wilson_interval(3, 20)
+    assert wilson_interval(17, 20) == pytest.approx((1 - high, 1 - low))
 
 
 @pytest.mark.parametrize(

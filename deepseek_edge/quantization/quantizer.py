@@ -78,7 +78,7 @@ class QuantizedModel:
             reasons: by the layer's name; of a layer that is float already, the first one stays.
         """
         parts = replace(self.parts, excluded={**reasons, **self.parts.excluded})
-        return _write(parts, self.table)
+        return write_quantized(parts, self.table)
 
     def keep_costly_float(
         self, samples: Sequence[Sample], budget: float, *, progress: Progress = _silent
@@ -120,7 +120,8 @@ class Parts:
     excluded: Mapping[str, str]
 
 
-def _write(parts: Parts, table: CalibrationTable) -> QuantizedModel:
+def write_quantized(parts: Parts, table: CalibrationTable) -> QuantizedModel:
+    """Write the Q/DQ graph of these parts."""
     index = GraphIndex(parts.model)
     placement = place(index, parts.excluded)
     nodes = {node.name: node for node in index.nodes}
@@ -331,7 +332,7 @@ class Quantizer:
                 rounding=self.config.rounding,
                 progress=lambda done, total: self._progress("quantize", done, total),
             )
-        return _write(Parts(model, activations, result, excluded), table)
+        return write_quantized(Parts(model, activations, result, excluded), table)
 
     def _equalized(self) -> tuple[onnx.ModelProto, Mapping[str, Affine]]:
         """The model to be quantized, and the integers of its activations."""

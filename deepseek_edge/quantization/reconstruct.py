@@ -91,7 +91,7 @@ def quantize_plainly(
     for name in placement.layers:
         product = product_of(index, nodes[name])
         rows = to_rows(product, index.value(nodes[name].input[1]).astype(np.float64))
-        least = _least_scales(index, nodes[name], activations)
+        least = least_scales(index, nodes[name], activations)
         weights[name], _ = _round_rows(product, rows, None, "nearest", least)
     return Reconstruction(weights, {})
 
@@ -159,7 +159,7 @@ class _Walk:
             x = self.float_tape.values(node.input[0])
             y = self.tape.values(self.tape.node(node.name).input[0])
             statistics = gather(product, x, y, is_centered=bias is not None)
-        least = _least_scales(self.index, node, self.activations)
+        least = least_scales(self.index, node, self.activations)
         weights, real = _round_rows(product, rows, statistics, self.rounding, least)
         result.weights[node.name] = weights
         self.tape.set_weights(node.name, from_rows(product, real).astype(np.float32))
@@ -171,7 +171,7 @@ class _Walk:
             self.tape.set_constant(bias, new)
 
 
-def _least_scales(
+def least_scales(
     index: GraphIndex, node: onnx.NodeProto, activations: Mapping[str, Affine]
 ) -> Array:
     """(channels,) or (1,): steps of the weights in which the bias stays far inside int32.
