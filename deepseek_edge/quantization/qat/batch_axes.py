@@ -243,4 +243,3 @@ _FOLLOWERS: dict[str, Callable[[Node], int]] = {
     "Split": _split,
     "Transpose": _transpose,
 }
-

@@ -8,7 +8,6 @@ in the artifact as in training, except where a number lies exactly between two.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

@@ -57,9 +57,7 @@ def _window(node: Node, kernel: Sequence[int]) -> _Window:
     if automatic.startswith("SAME"):
         lower = automatic == "SAME_LOWER"
         size = node.shape()[2:]
-        pads = [
-            same_pads(size[i], kernel[i], strides[i], dilations[i], lower) for i in range(rank)
-        ]
+        pads = [same_pads(size[i], kernel[i], strides[i], dilations[i], lower) for i in range(rank)]
     return _Window(tuple(kernel), strides, dilations, pads)
 
 
@@ -117,7 +115,7 @@ def _gemm(node: Node) -> Function:
     def run(x: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
         if alpha == beta == 1.0 and (bias is None or bias.dim() == 1):
             return functional.linear(x, weights if transposed else weights.t(), bias)
-        y = alpha * functional.linear(x, weights if transposed else weights.t())
+        y: Tensor = alpha * functional.linear(x, weights if transposed else weights.t())
         return y if bias is None else y + beta * bias
 
     return run
@@ -227,9 +225,7 @@ def _layer_normalization(node: Node) -> Function:
 
 def _instance_normalization(node: Node) -> Function:
     epsilon = node.attribute("epsilon", 1e-5)
-    return lambda x, scale, bias: functional.instance_norm(
-        x, weight=scale, bias=bias, eps=epsilon
-    )
+    return lambda x, scale, bias: functional.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
 
 
 def _response_normalization(node: Node) -> Function:

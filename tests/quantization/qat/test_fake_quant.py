@@ -106,9 +106,7 @@ def test_a_tiny_steps_gradient_is_bounded() -> None:
 
 
 @given(
-    values=arrays.arrays(
-        np.float32, st.integers(1, 40), elements=st.floats(-40, 40, width=32)
-    ),
+    values=arrays.arrays(np.float32, st.integers(1, 40), elements=st.floats(-40, 40, width=32)),
     zero_point=st.integers(-128, 127),
     scale=st.floats(0.01, 1.0),
 )
