@@ -159,6 +159,23 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Pruned:
+    """What pruning removed from a model before it was compiled.
+
+    Attributes:
+        predicted_ms_before, predicted_ms_after: of one call on the target; None unless a latency
+            budget asked for it.
+    """
+
+    parameters_before: int
+    parameters_after: int
+    macs_before: int
+    macs_after: int
+    predicted_ms_before: float | None
+    predicted_ms_after: float | None
+
+
+@dataclass(frozen=True)
 class Rung:
     """One measurement of one way to quantize, of those that a gate tried.
 

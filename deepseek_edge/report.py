@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepseek_edge.artifacts import Accuracy, LayerError, ParityFloat, ParityGraph, Program, Rung
+from deepseek_edge.artifacts import (
+    Accuracy,
+    LayerError,
+    ParityFloat,
+    ParityGraph,
+    Program,
+    Pruned,
+    Rung,
+)
 
 SCHEMA = 1
 
@@ -42,6 +50,7 @@ class CompileReport:
         time_s: seconds by stage; "total" is their sum and what lies between.
         notes: what a reader must know beside the figures, e.g. why accuracy wasn't measured.
         ladder: what a gate measured, in order; the last one was shipped.
+        pruned: what was removed from the model before.
     """
 
     bundle: Path
@@ -52,6 +61,7 @@ class CompileReport:
     accuracy: Accuracy | None
     notes: tuple[str, ...] = ()
     ladder: tuple[Rung, ...] = ()
+    pruned: Pruned | None = None
 
 
 @dataclass(frozen=True)
@@ -189,6 +199,7 @@ def _compile_object(report: CompileReport) -> Json:
             | dict(report.time_s),
             "programs": [_program_object(program) for program in report.programs],
             "accuracy": _object(report.accuracy),
+            "pruned": _object(report.pruned),
             "ladder": [_rung_object(rung) for rung in report.ladder],
             "notes": list(report.notes),
         }
@@ -226,7 +237,7 @@ def _rung_object(rung: Rung) -> Json:
     }
 
 
-def _object(value: Accuracy | ParityFloat | ParityGraph | Roof | None) -> Json | None:
+def _object(value: Accuracy | ParityFloat | ParityGraph | Pruned | Roof | None) -> Json | None:
     return None if value is None else dataclasses.asdict(value)
 
 

@@ -58,8 +58,8 @@ def keys(value: dict[str, object]) -> list[str]:
 def test_compile_has_the_keys_that_scripts_rely_on() -> None:
     found = compile_json((compile_report(),))
     assert keys(found) == [
-        "accuracy", "bundle", "ladder", "notes", "programs", "schema", "size_bytes", "target",
-        "time_s",
+        "accuracy", "bundle", "ladder", "notes", "programs", "pruned", "schema", "size_bytes",
+        "target", "time_s",
     ]  # fmt: skip
     assert found["time_s"] == {
         "total": 2.0, "quantize": None, "codegen": 1.5, "parity": None,

@@ -12,6 +12,7 @@ from deepseek_edge.errors import UsageError
 from deepseek_edge.evaluation import Evaluated, compare, evaluate
 from deepseek_edge.parity import Reference, Tensors, graph_inputs
 from deepseek_edge.pipeline.checking import CheckedProgram, Narrate, where
+from deepseek_edge.pipeline.given import Given
 from deepseek_edge.pipeline.placement import estimate_s, open_program
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
 from deepseek_edge.task_metrics import load_metric
@@ -46,22 +47,33 @@ class Evaluation:
         )
 
 
-def prepare_evaluation(
-    request: CompileRequest, model: onnx.ModelProto, reference: Reference
-) -> Evaluation | None:
-    """Load the data set of a request, or refuse it, before anything is compiled.
+@dataclass(frozen=True)
+class Judges:
+    """Data with what the float model makes of them.
+
+    Attributes:
+        evaluation: that the artifact is judged on; None: it isn't.
+        validation: that ways to quantize are chosen on; None: they are chosen on ``evaluation``,
+            which makes its figure a little too good.
+    """
+
+    evaluation: Evaluation | None = None
+    validation: Evaluation | None = None
+
+
+def prepare_judges(request: CompileRequest, given: Given) -> Judges:
+    """Load the data set of a request, or refuse it, and run the float model, before any compile.
 
     Args:
         request: as given.
-        model: with fixed shapes.
-        reference: of the float model that accuracy is compared with.
+        given: the model, what it was before it was pruned, and data to choose on.
 
     Raises:
         UsageError: it has no labels, is for calibration, doesn't fit the model's inputs, or
             there is no entry for one sample.
     """
     if request.evaluation is None:
-        return None
+        return Judges()
     dataset = load_dataset(request.evaluation)
     if dataset.split == "calibration":
         raise UsageError(
@@ -72,7 +84,12 @@ def prepare_evaluation(
         raise UsageError(f"{dataset.id} has no labels", hint="give labelled data to --eval")
     if 1 not in request.batches:
         raise UsageError("--eval runs one sample at a time", hint="add 1 to --batch")
-    return evaluation_on(dataset, request.metric or dataset.metric, model, reference)
+    model = given.unpruned or given.model
+    metric, reference = request.metric or dataset.metric, Reference(model)
+    evaluation = evaluation_on(dataset, metric, model, reference)
+    if given.validation is None or request.max_drop_pp is None:
+        return Judges(evaluation)
+    return Judges(evaluation, evaluation_on(given.validation, metric, model, reference))
 
 
 def evaluation_on(

@@ -8,7 +8,7 @@ from deepseek_edge.errors import AccuracyError
 from deepseek_edge.parity import Reference
 from deepseek_edge.pipeline.checking import CheckedProgram, Narrate
 from deepseek_edge.pipeline.choosing import Builder
-from deepseek_edge.pipeline.evaluating import Evaluation, measure_accuracy
+from deepseek_edge.pipeline.evaluating import Evaluation, Judges, measure_accuracy
 from deepseek_edge.pipeline.ladder import ON_THE_GRAPH, Way, describe_rung, next_way, tabulate
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
 from deepseek_edge.pipeline.quantizing import Compiled, Origin
@@ -37,20 +37,6 @@ class Job:
 
 # (job, a Q/DQ graph or None for the model as it is, how many were made before) -> checked program
 Make = Callable[[Job, QuantizedModel | None, int], tuple[Compiled, CheckedProgram]]
-
-
-@dataclass(frozen=True)
-class Judges:
-    """Data with what the float model makes of them.
-
-    Attributes:
-        evaluation: that the artifact is judged on; None: it isn't.
-        validation: that ways to quantize are chosen on; None: they are chosen on ``evaluation``,
-            which makes its figure a little too good.
-    """
-
-    evaluation: Evaluation | None = None
-    validation: Evaluation | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """INT8 in a compile: calibration data in, one Q/DQ graph for each kind of target out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
@@ -12,6 +12,7 @@ from deepseek_edge.integer_form import is_quantized
 from deepseek_edge.parity import Reference, Tensors, compare_float
 from deepseek_edge.pipeline.checking import CheckedProgram, Narrate, Rebuild, check_program
 from deepseek_edge.pipeline.evaluating import Evaluation
+from deepseek_edge.pipeline.given import FineTune, Given, Progress
 from deepseek_edge.pipeline.ladder import Way
 from deepseek_edge.pipeline.placement import Place, open_program
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
@@ -20,8 +21,6 @@ from deepseek_edge.quantization.config import Scheme
 from deepseek_edge.quantization.layer_errors import layer_errors
 from deepseek_edge.quantization.quantizer import QuantizedModel, load_samples
 from deepseek_edge.target import Target
-
-Progress = Callable[[str, int, int], None]
 
 
 def _silent(*_: object) -> None:
@@ -32,10 +31,6 @@ def _silent(*_: object) -> None:
 DEFAULT_SAMPLES = 128
 # That the artifact is compared with the float model on.
 _COMPARED: Mapping[Place, int] = {"host": 8, "qemu": 1}
-
-
-# (what post-training quantization made, progress) -> the same, trained
-FineTune = Callable[[QuantizedModel, Progress], QuantizedModel]
 
 
 @dataclass(frozen=True)
@@ -127,12 +122,12 @@ def check_precision(request: CompileRequest, model: onnx.ModelProto) -> None:
         ModelError: a graph that is quantized already is to be calibrated, or to be float.
     """
     if is_quantized(model):
-        if request.calibration is not None or request.precision in ("auto", "float32"):
+        if request.has_data or request.precision in ("auto", "float32"):
             raise ModelError(
                 "the model is quantized already: there is nothing to calibrate or to choose",
                 hint="leave --calib and --precision out, or give the float model",
             )
-    elif request.precision in ("int8", "auto") and request.calibration is None:
+    elif request.precision in ("int8", "auto") and not request.has_data:
         raise UsageError(
             "INT8 needs data that the activations' ranges are taken from",
             hint="--calib SOURCE: an .npz, a data set's id, or a folder of images; without "
@@ -141,13 +136,13 @@ def check_precision(request: CompileRequest, model: onnx.ModelProto) -> None:
 
 
 def prepare_calibration(
-    request: CompileRequest, model: onnx.ModelProto, evaluation: Evaluation | None
+    request: CompileRequest, given: Given, evaluation: Evaluation | None
 ) -> Calibration | None:
     """Load the calibration data of an INT8 request, or refuse it, before anything is compiled.
 
     Args:
         request: as given.
-        model: with fixed shapes.
+        given: the model, and data if the request names none.
         evaluation: what accuracy is measured on, if anything.
 
     Returns:
@@ -156,11 +151,28 @@ def prepare_calibration(
     Raises:
         UsageError: data for evaluation only, or shared with the evaluation.
     """
-    asked = request.precision in ("int8", "auto") and request.calibration is not None
-    if not asked or is_quantized(model):
+    asked = request.precision in ("int8", "auto") and request.has_data
+    if not asked or is_quantized(given.model):
         return None
-    assert request.calibration is not None
-    dataset = load_dataset(request.calibration, preprocess=request.preprocess)
+    if request.calibration is None:
+        assert given.calibration is not None
+        dataset = given.calibration
+    else:
+        dataset = _load_calibration(request.calibration, request, evaluation)
+    return Calibration(
+        model=given.model,
+        dataset=dataset,
+        samples=load_samples(given.model, dataset, request.samples or DEFAULT_SAMPLES),
+        config=request.quantization or QuantConfig(),
+        fine_tune=given.fine_tune,
+        trains_first=given.trains_first,
+    )
+
+
+def _load_calibration(
+    source: str, request: CompileRequest, evaluation: Evaluation | None
+) -> Dataset:
+    dataset = load_dataset(source, preprocess=request.preprocess)
     if dataset.split == "evaluation":
         raise UsageError(
             f"{dataset.id} is for evaluation: calibrated on it, a model's accuracy on it is not "
@@ -169,8 +181,7 @@ def prepare_calibration(
         )
     if evaluation is not None:
         check_disjoint(dataset, evaluation.dataset)
-    samples = load_samples(model, dataset, request.samples or DEFAULT_SAMPLES)
-    return Calibration(model, dataset, samples, request.quantization)
+    return dataset
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from deepseek_edge.datasets import load_dataset
 from deepseek_edge.errors import AccuracyError
 from deepseek_edge.parity import Reference
 from deepseek_edge.pipeline import CompileRequest, compile_model, gate
-from deepseek_edge.pipeline.evaluating import evaluation_on
-from deepseek_edge.pipeline.gate import Job, Judges, Passed, pass_gate
+from deepseek_edge.pipeline.evaluating import Judges, evaluation_on
+from deepseek_edge.pipeline.gate import Job, Passed, pass_gate
 from deepseek_edge.pipeline.plan import PlannedTarget
 from deepseek_edge.pipeline.quantizing import Calibration, Origin
 from deepseek_edge.pipeline.workspace import Stopwatch

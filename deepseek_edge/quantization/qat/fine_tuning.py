@@ -8,7 +8,6 @@ in the artifact as in training, except where a number lies exactly between two.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,16 +90,12 @@ def fine_tune(
     module = to_module(quantized)
     if loss is None:
         loss = distill(GraphModule(quantized.parts.model) if teacher is None else teacher)
-    quantizers = list(dict.fromkeys(module.activation_quantizers.values()))
-    for quantizer in quantizers:
-        quantizer.is_observing = observe_epochs > 0
+    if observe_epochs > 0:
+        module.start_observing()
 
     def on_step(done: int, total: int) -> None:
-        until = observe_epochs * total / config.epochs
-        for quantizer in quantizers:
-            if quantizer.is_observing and done <= until:
-                quantizer.follow()
-            quantizer.is_observing = done < until
+        if module.is_observing:
+            module.follow_ranges(is_last=done >= observe_epochs * total / config.epochs)
 
     train(
         module,

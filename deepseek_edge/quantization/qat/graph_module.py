@@ -94,12 +94,15 @@ class GraphModule(nn.Module):
         UnsupportedError: a node can't be trained; it is named.
     """
 
+    _has_observed: Tensor
+
     def __init__(self, model: onnx.ModelProto, simulation: Simulation | None = None) -> None:
         super().__init__()
         index = GraphIndex(model)
         axes = batch_axes(index)
         self._inputs, self._outputs = list(index.inputs), list(index.outputs)
         self._keys: dict[str, str] = {}
+        self.register_buffer("_has_observed", torch.tensor(False))
         self._add_quantizers(index, simulation)
         edges = {} if simulation is None else simulation.placement.edges
         last = _last_reads(index)
@@ -173,6 +176,39 @@ class GraphModule(nn.Module):
                 self.register_parameter(key, nn.Parameter(value))
             else:
                 self.register_buffer(key, value)
+
+    @property
+    def is_observing(self) -> bool:
+        """True while activations' steps follow their ranges instead of being learned."""
+        return any(q.is_observing for q in self.activation_quantizers.values())
+
+    def start_observing(self) -> None:
+        """Let steps follow ranges, unless a checkpoint says at the first pass that this is over."""
+        self._set_observing(True)
+        self._has_observed.fill_(False)
+
+        def stop_if_done(*_: object) -> None:
+            if bool(self._has_observed):
+                self._set_observing(False)
+            hook.remove()
+
+        hook = self.register_forward_pre_hook(stop_if_done)
+
+    def follow_ranges(self, *, is_last: bool) -> None:
+        """Set the steps so that they cover the ranges that were seen.
+
+        Args:
+            is_last: steps are learned from now on.
+        """
+        for quantizer in dict.fromkeys(self.activation_quantizers.values()):
+            quantizer.follow()
+        if is_last:
+            self._set_observing(False)
+            self._has_observed.fill_(True)
+
+    def _set_observing(self, value: bool) -> None:
+        for quantizer in self.activation_quantizers.values():
+            quantizer.is_observing = value
 
     def constants(self) -> dict[str, Tensor]:
         """Parameters and buffers by the names of the graph's initializers."""

@@ -115,7 +115,7 @@ def _gemm(node: Node) -> Function:
     def run(x: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
         if alpha == beta == 1.0 and (bias is None or bias.dim() == 1):
             return functional.linear(x, weights if transposed else weights.t(), bias)
-        y = alpha * functional.linear(x, weights if transposed else weights.t())
+        y: Tensor = alpha * functional.linear(x, weights if transposed else weights.t())
         return y if bias is None else y + beta * bias
 
     return run

@@ -1,0 +1,207 @@
+"""What a recipe comes to: its options, its stages, and what is refused before they run."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from deepseek_edge.datasets import Dataset, check_disjoint, load_dataset
+from deepseek_edge.errors import UsageError
+from deepseek_edge.export.torch_module import require_torch
+from deepseek_edge.importing import import_function, is_function_reference
+from deepseek_edge.pipeline.plan import CompileRequest
+from deepseek_edge.quantization import QuantConfig
+from deepseek_edge.recipe import PruneSection, Recipe
+from deepseek_edge.strict_toml import check_keys, convert
+from deepseek_edge.training import TrainConfig
+
+if TYPE_CHECKING:
+    from deepseek_edge.training.config import Augment
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What ``[fine_tune]`` says beside the fields of ``TrainConfig``.
+
+    Attributes:
+        distill: learn from the answers of the model before it was pruned.
+    """
+
+    distill: bool = False
+
+
+@dataclass(frozen=True)
+class Qat:
+    """What ``[qat]`` says beside the fields of ``TrainConfig``.
+
+    Attributes:
+        when: "needed": only if the gate is missed without.
+        observe_epochs: as ``fine_tune`` of ``quantization.qat`` takes it.
+    """
+
+    when: Literal["always", "needed"] = "always"
+    observe_epochs: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of a recipe, each checked; None where there is none.
+
+    Attributes:
+        dataset: that is trained on, with ``validation`` samples held out.
+    """
+
+    dataset: Dataset | None
+    validation: int
+    augment: "Augment | None"
+    train: TrainConfig | None
+    prune: PruneSection | None
+    fine_tune: tuple[TrainConfig, FineTuning] | None
+    qat: tuple[TrainConfig, Qat] | None
+
+
+def apply_recipe(request: CompileRequest) -> CompileRequest:
+    """Take what the request leaves open from its recipe.
+
+    Raises:
+        UsageError: the recipe's ``[quantize]`` isn't understood.
+    """
+    recipe = request.recipe
+    if recipe is None:
+        return request
+    options, quantization = recipe.compile, request.quantization
+    if quantization is None and recipe.quantize is not None:
+        quantization = convert(recipe.quantize, QuantConfig, f"{recipe.name} [quantize]")
+    return replace(
+        request,
+        precision=request.precision or options.precision,
+        calibration=request.calibration or options.calib,
+        samples=request.samples or options.samples,
+        evaluation=request.evaluation or options.eval,
+        metric=request.metric or options.metric,
+        max_drop_pp=options.max_drop if request.max_drop_pp is None else request.max_drop_pp,
+        quantization=quantization,
+    )
+
+
+def plan_stages(request: CompileRequest) -> Stages | None:
+    """Resolve the stages of a request's recipe, or refuse them.
+
+    Args:
+        request: to which its recipe was applied.
+
+    Returns:
+        None without a recipe, or if it leaves the model as it is.
+
+    Raises:
+        UsageError: a table isn't understood, the model is no module, or the data can't serve.
+        MissingToolError: the extra ``torch`` is not installed.
+    """
+    recipe = request.recipe
+    if recipe is None or (recipe.data is None and recipe.prune is None):
+        return None
+    if not isinstance(request.model, str) or not is_function_reference(request.model):
+        raise UsageError(
+            "only a torch module can be pruned or trained",
+            hint="give the model as package.module:factory",
+        )
+    require_torch()
+    if recipe.qat is not None and request.precision not in ("int8", "auto"):
+        raise UsageError(f"{recipe.name}: [qat] is for INT8", hint='precision = "int8" or "auto"')
+    if recipe.prune is not None and recipe.prune.ratio == "auto" and len(request.targets) > 1:
+        raise UsageError(
+            "a latency budget holds for one target", hint="compile for each target by itself"
+        )
+    data = recipe.data
+    return Stages(
+        dataset=None if data is None else _training_set(data.train, request),
+        validation=0 if data is None else data.validation,
+        augment=None if data is None or data.augment is None else import_function(data.augment),
+        train=None if recipe.train is None else _training(recipe, "train", Nothing)[0],
+        prune=recipe.prune,
+        fine_tune=None if recipe.fine_tune is None else _training(recipe, "fine_tune", FineTuning),
+        qat=None if recipe.qat is None else _training(recipe, "qat", Qat),
+    )
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A table with nothing of its own."""
+
+
+def _training(recipe: Recipe, section: str, own: type[_T]) -> tuple[TrainConfig, _T]:
+    """A table's fields of ``TrainConfig``, and its own."""
+    where, table = f"{recipe.name} [{section}]", getattr(recipe, section)
+    own_keys = [field.name for field in fields(own)]  # type: ignore[arg-type]
+    check_keys(table, [*own_keys, *(field.name for field in fields(TrainConfig))], where)
+    theirs = {key: value for key, value in table.items() if key in own_keys}
+    config = {key: value for key, value in table.items() if key not in own_keys}
+    return convert(config, TrainConfig, where), convert(theirs, own, where)
+
+
+def _training_set(source: str, request: CompileRequest) -> Dataset:
+    dataset = load_dataset(source, preprocess=request.preprocess)
+    if dataset.split == "evaluation":
+        raise UsageError(
+            f"{dataset.id} is for evaluation: a model must not be trained on it",
+            hint="give another data set to [data] train",
+        )
+    if request.evaluation is not None:
+        check_disjoint(dataset, load_dataset(request.evaluation))
+    return dataset
+
+
+def describe_stages(stages: Stages | None, request: CompileRequest) -> Iterator[str]:
+    """Say in lines what will be done to the module, with every default resolved."""
+    if stages is None:
+        return
+    if stages.dataset is not None:
+        count = len(stages.dataset)
+        held = f", {stages.validation} held out to choose on" if stages.validation else ""
+        yield f"  data {stages.dataset.id}: {count} samples{held}"
+    if stages.train is not None:
+        yield f"  trained: {_describe(stages.train)}"
+    if stages.prune is not None:
+        yield f"  {_describe_pruning(stages.prune)}"
+    if stages.fine_tune is not None:
+        config, own = stages.fine_tune
+        teacher = ", taught by the model before" if own.distill else ""
+        yield f"  fine-tuned: {_describe(config)}{teacher}"
+    if stages.qat is not None:
+        config, qat = stages.qat
+        when = "if the gate is missed without" if qat.when == "needed" else "in any case"
+        yield f"  trained with quantization, {when}: {_describe(config)}"
+    if request.dump is None and (stages.train or stages.fine_tune or stages.qat):
+        yield "  no --dump DIR: nothing is kept, and an interrupted run starts over"
+
+
+def _describe(config: TrainConfig) -> str:
+    return (
+        f"{config.epochs} epochs, batches of {config.batch_size}, {config.optimizer} "
+        f"{config.learning_rate:g}, seed {config.seed}"
+    )
+
+
+def _describe_pruning(prune: PruneSection) -> str:
+    how = f"importance {prune.importance}, channels in multiples of {prune.round_to}"
+    if prune.ratio == "auto":
+        return f"pruned until a call takes {prune.latency_budget_ms:g} ms, {how}"
+    rounds = "" if prune.iterations == 1 else f", {prune.iterations} rounds"
+    return f"pruned: {prune.ratio:.0%} of the {prune.by} ({prune.scope}), {how}{rounds}"
+
+
+def override_pruning(
+    recipe: Recipe | None, ratio: float | Literal["auto"] | None, budget_ms: float | None
+) -> Recipe | None:
+    """A recipe with another ratio or latency budget; one that only prunes if there is none.
+
+    Raises:
+        UsageError: a ratio outside 0 to 1, or a budget with a ratio.
+    """
+    if ratio is None and budget_ms is None:
+        return recipe
+    recipe = recipe or Recipe()
+    kept = {} if recipe.prune is None else asdict(recipe.prune)
+    changes = {"ratio": "auto" if ratio is None else ratio, "latency_budget_ms": budget_ms}
+    return replace(recipe, prune=convert({**kept, **changes}, PruneSection, "--prune"))
