@@ -153,11 +153,7 @@ class ActivationQuantizer(nn.Module):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for value in (self.lowest, self.highest):
                 torch.distributed.all_reduce(value)
-<<<<<<< HEAD
-                value /= torch.distributed.get_world_size()
-=======
                 value.div_(torch.distributed.get_world_size())
->>>>>>> wip-qat
         scale = torch.maximum(self.highest / max(self.high, 1), self.lowest / min(self.low, -1))
         self.log_scale.copy_(torch.log(scale.clamp(min=1e-18)))
 
