@@ -1,6 +1,7 @@
 """``deepseek-edge compile``: a model in, checked bundles out."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,7 +20,6 @@ from deepseek_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from deepseek_edge.pipeline import CompileRequest, CompileResult
-    from deepseek_edge.quantization import QuantConfig
     from deepseek_edge.recipe import Recipe
     from deepseek_edge.report import CompileReport, ProfileReport, ProgramReport
 
@@ -176,9 +176,9 @@ def compile_command(
     """Compile a model, run what was made, compare it with its graph, and pack it."""
     from deepseek_edge.pipeline.plan import CompileRequest
 
-    followed = read_recipe(recipe, parse_ratio(prune), latency_budget)
     request = CompileRequest(
         model=model,
+        recipe=read_recipe(recipe, prune, latency_budget, observer, float_budget),
         targets=tuple(target),
         precision=precision,
         shapes=dict(parse_shape(text) for text in shape or []),
@@ -186,7 +186,6 @@ def compile_command(
         calibration=calib,
         samples=samples,
         preprocess=preprocess,
-        quantization=quantization_of(followed, observer, float_budget),
         evaluation=eval,
         metric=metric,
         max_drop_pp=max_drop,
@@ -196,7 +195,6 @@ def compile_command(
         html=html,
         tune_minutes=tune,
         tune_database=tune_db,
-        recipe=followed,
     )
     compile_and_show(request, format)
 
@@ -211,36 +209,28 @@ def compile_and_show(request: "CompileRequest", format: Format) -> None:
 
 
 def read_recipe(
-    name_or_path: str | None, ratio: "float | Literal['auto'] | None", budget_ms: float | None
+    name_or_path: str | None,
+    prune: str | None,
+    budget_ms: float | None,
+    observer: Observer | None,
+    float_budget: float | None,
 ) -> "Recipe | None":
-    """The recipe that is named, with the pruning that the options ask for.
+    """The recipe that is named, with what the options say instead; None if there is neither.
 
     Raises:
         UsageError: there is none, or it can't be understood.
     """
     from deepseek_edge.pipeline.stages import override_pruning
-    from deepseek_edge.recipe import load_recipe
+    from deepseek_edge.recipe import Recipe, load_recipe
 
     recipe = None if name_or_path is None else load_recipe(name_or_path)
-    return override_pruning(recipe, ratio, budget_ms)
-
-
-def quantization_of(
-    recipe: "Recipe | None", observer: Observer | None, float_budget: float | None
-) -> "QuantConfig | None":
-    """The recipe's ``[quantize]`` with what the options say instead; None if neither does.
-
-    Raises:
-        UsageError: the recipe's table isn't understood, or a budget can't be meant.
-    """
-    from deepseek_edge.quantization import QuantConfig
-    from deepseek_edge.strict_toml import convert
-
+    recipe = override_pruning(recipe, parse_ratio(prune), budget_ms)
     given = {"observer": observer, "float_budget": float_budget}
     options = {key: value for key, value in given.items() if value is not None}
-    if recipe is not None and recipe.quantize is not None:
-        return convert({**recipe.quantize, **options}, QuantConfig, f"{recipe.name} [quantize]")
-    return convert(options, QuantConfig, "options") if options else None
+    if not options:
+        return recipe
+    recipe = recipe or Recipe()
+    return replace(recipe, quantize={**(recipe.quantize or {}), **options})
 
 
 def parse_ratio(text: str | None) -> "float | Literal['auto'] | None":
