@@ -1,0 +1,19 @@
+"""Make a model smaller before it is compiled: whole channels go, the code stays as it is."""
+
+from typing import TYPE_CHECKING, Any
+
+from deepseek_edge.compression.shapes import LayerShape
+
+if TYPE_CHECKING:
+    from deepseek_edge.compression.pruner import ChannelPruner, PrunedModel
+
+__all__ = ["ChannelPruner", "LayerShape", "PrunedModel"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load torch for those who prune only: the command line needs ``LayerShape`` alone."""
+    if name in __all__:
+        from deepseek_edge.compression import pruner
+
+        return getattr(pruner, name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")
