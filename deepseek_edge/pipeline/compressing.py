@@ -204,8 +204,10 @@ def _prune(
 
 def _batches(data: TrainingData) -> list[tuple[Tensor, Tensor]]:
     """A few, for the slope of the loss."""
-    inputs, labels = data.inputs[:_SCORED], data.labels[:_SCORED]
-    return list(zip(inputs.split(_BATCH), labels.split(_BATCH), strict=True))
+    import torch
+
+    parts = (torch.split(whole[:_SCORED], _BATCH) for whole in (data.inputs, data.labels))
+    return list(zip(*parts, strict=True))
 
 
 def _as_dataset(
