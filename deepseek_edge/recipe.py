@@ -24,12 +24,21 @@ class DataSection:
 
     Attributes:
         train: a data set's id or path, with labels.
-        validation: so many of its samples are held out; ways to quantize are chosen on them.
-        augment: "package.module:function" that takes a batch on its device and a generator.
+        samples: the first so many of it; None: all.
+        validation: so many of those are held out; ways to quantize are chosen on them.
+        crop: each image is moved by up to so many pixels.
+        flip: half of the images are mirrored.
+        erase: up to this share of half of the images is hidden.
+        augment: "package.module:function" that takes a batch on its device and a generator, and
+            changes it last.
     """
 
     train: str
+    samples: _Count | None = None
     validation: Annotated[int, msgspec.Meta(ge=0)] = 0
+    crop: Annotated[int, msgspec.Meta(ge=0)] = 0
+    flip: bool = False
+    erase: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     augment: str | None = None
 
 

@@ -207,6 +207,8 @@ def settle(module: nn.Module, example: Tensor, *, seed: int = 0) -> nn.Module:
         ``module`` in evaluation mode.
     """
     generator = torch.Generator().manual_seed(seed)
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             fan_in = layer.weight[0].numel()
@@ -219,6 +221,8 @@ def settle(module: nn.Module, example: Tensor, *, seed: int = 0) -> nn.Module:
     module.train()
     with torch.no_grad():
         module(torch.randn(4, *example.shape[1:], generator=generator))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum  # whoever trains it wants the usual average
     return module.eval()
 
 

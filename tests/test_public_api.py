@@ -19,6 +19,7 @@ PUBLIC_MODULES = (
     "datasets",
     "evaluation",
     "task_metrics",
+    "training",
     "export",
     "runtime.engine",
     "parity",

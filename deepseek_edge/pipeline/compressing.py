@@ -157,10 +157,11 @@ def _export(module: nn.Module, inputs: tuple[Any, ...], request: CompileRequest)
 
 def _load_data(stages: Stages) -> tuple[TrainingData | None, TrainingData | None]:
     """What is trained on, and what is held out."""
-    if stages.dataset is None:
+    if stages.dataset is None or stages.data is None:
         return None, None
-    data = load_training_data(stages.dataset, augment=stages.augment)
-    return split(data, validation=stages.validation) if stages.validation else (data, None)
+    limit, held = stages.data.samples, stages.data.validation
+    data = load_training_data(stages.dataset, limit=limit, augment=stages.augment)
+    return split(data, validation=held) if held else (data, None)
 
 
 def _prune(

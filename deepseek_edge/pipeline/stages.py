@@ -10,9 +10,15 @@ from deepseek_edge.export.torch_module import require_torch
 from deepseek_edge.importing import import_function, is_function_reference
 from deepseek_edge.pipeline.plan import CompileRequest
 from deepseek_edge.quantization import QuantConfig
-from deepseek_edge.recipe import PruneSection, Recipe
+from deepseek_edge.recipe import DataSection, PruneSection, Recipe
 from deepseek_edge.strict_toml import check_keys, convert
-from deepseek_edge.training import TrainConfig
+from deepseek_edge.training import (
+    TrainConfig,
+    compose,
+    random_crop,
+    random_erase,
+    random_flip,
+)
 
 if TYPE_CHECKING:
     from deepseek_edge.training.config import Augment
@@ -49,11 +55,11 @@ class Stages:
     """The stages of a recipe, each checked; None where there is none.
 
     Attributes:
-        dataset: that is trained on, with ``validation`` samples held out.
+        dataset: that is trained on, as ``data`` says.
     """
 
     dataset: Dataset | None
-    validation: int
+    data: DataSection | None
     augment: "Augment | None"
     train: TrainConfig | None
     prune: PruneSection | None
@@ -114,10 +120,11 @@ def plan_stages(request: CompileRequest) -> Stages | None:
             "a latency budget holds for one target", hint="compile for each target by itself"
         )
     data = recipe.data
+    dataset = None if data is None else _training_set(data.train, request)
     return Stages(
-        dataset=None if data is None else _training_set(data.train, request),
-        validation=0 if data is None else data.validation,
-        augment=None if data is None or data.augment is None else import_function(data.augment),
+        dataset=dataset,
+        data=data,
+        augment=None if data is None else _augmentation(data, dataset),
         train=None if recipe.train is None else _training(recipe, "train", Nothing)[0],
         prune=recipe.prune,
         fine_tune=None if recipe.fine_tune is None else _training(recipe, "fine_tune", FineTuning),
@@ -152,13 +159,27 @@ def _training_set(source: str, request: CompileRequest) -> Dataset:
     return dataset
 
 
+def _augmentation(data: DataSection, dataset: Dataset | None) -> "Augment | None":
+    """What changes each batch, if anything does; what images are moved over is black."""
+    table = None if dataset is None else dataset.preprocess
+    is_grey = table is not None and table["color"] == "gray"
+    # Of coloured images the mean: one number is filled in for all channels.
+    black = -table["mean"][0] / table["std"][0] if table is not None and is_grey else 0.0
+    parts = [random_crop(data.crop, fill=black)] if data.crop else []
+    parts += [random_flip()] if data.flip else []
+    parts += [random_erase(data.erase)] if data.erase else []
+    parts += [import_function(data.augment)] if data.augment is not None else []
+    return compose(*parts) if parts else None
+
+
 def describe_stages(stages: Stages | None, request: CompileRequest) -> Iterator[str]:
     """Say in lines what will be done to the module, with every default resolved."""
     if stages is None:
         return
-    if stages.dataset is not None:
-        count = len(stages.dataset)
-        held = f", {stages.validation} held out to choose on" if stages.validation else ""
+    if stages.dataset is not None and stages.data is not None:
+        data, whole = stages.data, len(stages.dataset)
+        count = whole if data.samples is None else min(data.samples, whole)
+        held = f", {data.validation} held out to choose on" if data.validation else ""
         yield f"  data {stages.dataset.id}: {count} samples{held}"
     if stages.train is not None:
         yield f"  trained: {_describe(stages.train)}"
