@@ -80,7 +80,9 @@ class Recipe:
 
     Attributes:
         train: fields of ``TrainConfig``, to train the module that the factory gives.
-        fine_tune: the same, after pruning, and "distill": learn from the model before.
+        sparsify: the same, to train while the channels that ``prune`` asks for fade, and options
+            of ``SparsityTrainer``; "distill": learn from the model before.
+        fine_tune: the same, after pruning, and "distill".
         quantize: fields of ``QuantConfig``.
         qat: fields of ``TrainConfig``, "observe_epochs", and "when": "always" or "needed".
     """
@@ -89,6 +91,7 @@ class Recipe:
     data: DataSection | None = None
     train: Mapping[str, Any] | None = None
     prune: PruneSection | None = None
+    sparsify: Mapping[str, Any] | None = None
     fine_tune: Mapping[str, Any] | None = None
     quantize: Mapping[str, Any] | None = None
     qat: Mapping[str, Any] | None = None
@@ -100,15 +103,17 @@ class Recipe:
         Raises:
             UsageError: training without data, or what contradicts itself.
         """
-        for name in ("train", "fine_tune", "qat"):
+        for name in ("train", "sparsify", "fine_tune", "qat"):
             if getattr(self, name) is not None and self.data is None:
                 raise UsageError(
                     f"{self.name}: [{name}] needs data to train on", hint="add [data] train = ..."
                 )
-        if self.fine_tune is not None and self.prune is None:
-            raise UsageError(
-                f"{self.name}: [fine_tune] without [prune]", hint="[train] trains the model itself"
-            )
+        for name in ("sparsify", "fine_tune"):
+            if getattr(self, name) is not None and self.prune is None:
+                raise UsageError(
+                    f"{self.name}: [{name}] without [prune]",
+                    hint="[train] trains the model itself",
+                )
         if self.prune is not None:
             self._check_prune(self.prune)
 
@@ -121,6 +126,13 @@ class Recipe:
         if prune.ratio != "auto" and prune.latency_budget_ms is not None:
             raise UsageError(
                 f"{self.name}: a ratio and a latency budget", hint="a budget goes with auto"
+            )
+        if self.sparsify is not None and (
+            prune.ratio == "auto" or prune.iterations > 1 or prune.importance != "l1"
+        ):
+            raise UsageError(
+                f"{self.name}: [sparsify] with auto, iterations or another importance than l1",
+                hint="give [prune] a ratio alone, or leave [sparsify] out",
             )
         if prune.importance == "taylor" and self.data is None:
             raise UsageError(

@@ -82,6 +82,12 @@ DATA: dict[str, Any] = {"data": {"train": "d"}}
         ({"prune": {"ratio": 0.3, "importance": "taylor"}}, "taylor importance needs data", "l1"),
         ({"train": {"epochs": 1}}, r"\[train\] needs data", "[data]"),
         ({"qat": {"epochs": 1}}, r"\[qat\] needs data", "[data]"),
+        (DATA | {"sparsify": {"epochs": 1}}, r"\[sparsify\] without \[prune\]", "[train]"),
+        (
+            DATA | {"sparsify": {}, "prune": {"ratio": 0.5, "iterations": 2}},
+            r"\[sparsify\] with auto, iterations",
+            "a ratio alone",
+        ),
         (DATA | {"fine_tune": {"epochs": 1}}, r"\[fine_tune\] without \[prune\]", "[train]"),
     ],
 )

@@ -5,6 +5,7 @@ What is left for the compile (calibration, quantization-aware training, the gate
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
+    from deepseek_edge.compression import PrunedModel
     from deepseek_edge.quantization import QuantizedModel
     from deepseek_edge.training.config import Loss
 
@@ -70,9 +72,7 @@ class Workshop:
     ) -> None:
         """Train a module in place, or go on with that."""
         assert data is not None, "a recipe that trains has data"
-        checkpoint = self.folder / f"{stage}-{self.keys[stage.partition('-')[0]]}.safetensors"
-        again = ", from its checkpoint" if checkpoint.exists() else ""
-        self.narrate(f"{stage}: {config.epochs} epochs{again}")
+        checkpoint = self.checkpoint(stage, config)
         result = train(
             module,
             data,
@@ -82,6 +82,13 @@ class Workshop:
             progress=lambda _, done, total: self.progress(stage, done, total),
         )
         self.narrate(f"{stage}: loss {result.losses[-1]:.4f}, {result.seconds:.0f} s")
+
+    def checkpoint(self, stage: str, config: TrainConfig) -> Path:
+        """Where a stage keeps its state; it is told that it begins, or goes on."""
+        path = self.folder / f"{stage}-{self.keys[stage.partition('-')[0]]}.safetensors"
+        again = ", from its checkpoint" if path.exists() else ""
+        self.narrate(f"{stage}: {config.epochs} epochs{again}")
+        return path
 
 
 def open_workshop(
@@ -97,7 +104,7 @@ def open_workshop(
     """
     assert request.recipe is not None
     tables, keys = {"model": str(request.model)}, {}
-    for name in ("data", "train", "prune", "fine_tune"):
+    for name in ("data", "train", "prune", "sparsify", "fine_tune"):
         tables[name] = repr(getattr(request.recipe, name))
         keys[name] = digest_json(tables)[:12]
     # Rounds of pruning train between them.
@@ -124,7 +131,7 @@ def compress(request: CompileRequest, stages: Stages, shop: Workshop) -> Given:
         data, held = _load_data(stages)
     if stages.train is not None:
         with clock.stage("train"):
-            shop.train(module, data, stages.train, "train")
+            shop.train(module, data, stages.train[0], "train")
     unpruned, pruned = None, None
     if stages.prune is not None:
         if request.evaluation is not None:
@@ -133,9 +140,8 @@ def compress(request: CompileRequest, stages: Stages, shop: Workshop) -> Given:
             teacher, (module, pruned) = module, _prune(module, inputs, data, stages, shop)
         if stages.fine_tune is not None:
             config, own = stages.fine_tune
-            smoothing = config.label_smoothing
-            loss = distill(teacher, label_smoothing=smoothing) if own.distill else cross_entropy
             with clock.stage("fine-tune"):
+                loss = _loss(teacher, config) if own.distill else cross_entropy
                 shop.train(module, data, config, "fine_tune", loss)
     with clock.stage("export"):
         model = _export(module, inputs, request)
@@ -164,6 +170,10 @@ def _load_data(stages: Stages) -> tuple[TrainingData | None, TrainingData | None
     return split(data, validation=held) if held else (data, None)
 
 
+def _loss(teacher: nn.Module, config: TrainConfig) -> Loss:
+    return distill(teacher, label_smoothing=config.label_smoothing)
+
+
 def _prune(
     module: nn.Module,
     inputs: tuple[Any, ...],
@@ -171,6 +181,26 @@ def _prune(
     stages: Stages,
     shop: Workshop,
 ) -> tuple[nn.Module, Pruned]:
+    """A smaller copy of a module, and what was removed."""
+    remove = _remove if stages.sparsify is None else _fade
+    result = remove(module, inputs, data, stages, shop)
+    found = result.report
+    shop.narrate(
+        f"pruned: {found.parameters_before:,} to {found.parameters_after:,} parameters, "
+        f"{found.macs_before:,} to {found.macs_after:,} multiply-accumulates"
+    )
+    names = [field.name for field in fields(Pruned)]
+    return result.module, Pruned(**{name: getattr(found, name) for name in names})
+
+
+def _remove(
+    module: nn.Module,
+    inputs: tuple[Any, ...],
+    data: TrainingData | None,
+    stages: Stages,
+    shop: Workshop,
+) -> PrunedModel:
+    """Remove the least important channels, trained between rounds."""
     from deepseek_edge.compression import ChannelPruner
 
     prune = stages.prune
@@ -181,7 +211,7 @@ def _prune(
         if stages.fine_tune is not None:
             shop.train(pruned, data, stages.fine_tune[0], f"prune-{next(rounds)}")
 
-    result = ChannelPruner(
+    return ChannelPruner(
         (module, inputs),
         prune.ratio,
         importance=prune.importance,
@@ -194,13 +224,45 @@ def _prune(
         loss=cross_entropy,
         data=None if data is None else _batches(data),
     ).compress()
-    found = result.report
-    shop.narrate(
-        f"pruned: {found.parameters_before:,} to {found.parameters_after:,} parameters, "
-        f"{found.macs_before:,} to {found.macs_after:,} multiply-accumulates"
+
+
+def _fade(
+    module: nn.Module,
+    inputs: tuple[Any, ...],
+    data: TrainingData | None,
+    stages: Stages,
+    shop: Workshop,
+) -> PrunedModel:
+    """Train a copy while channels fade, and remove those."""
+    from deepseek_edge.compression import SparsityTrainer
+
+    prune = stages.prune
+    assert prune is not None and prune.ratio != "auto"
+    assert stages.sparsify is not None and data is not None
+    config, own = stages.sparsify
+    trainer = SparsityTrainer(
+        copy.deepcopy(module),
+        data,
+        config,
+        target_ratio=prune.ratio,
+        by=prune.by,
+        round_to=prune.round_to,
+        excluded=prune.excluded,
+        kind=own.kind,
+        penalty=own.penalty,
+        begin=own.begin,
+        end=own.end,
+        updates=own.updates,
+        example_inputs=inputs,
+        loss=_loss(module, config) if own.distill else cross_entropy,
     )
-    names = [field.name for field in fields(Pruned)]
-    return result.module, Pruned(**{name: getattr(found, name) for name in names})
+    checkpoint = shop.checkpoint("sparsify", config)
+    result, trained = trainer.train(
+        checkpoint=checkpoint,
+        progress=lambda _, done, total: shop.progress("sparsify", done, total),
+    )
+    shop.narrate(f"sparsify: loss {trained.losses[-1]:.4f}, {trained.seconds:.0f} s")
+    return result
 
 
 def _batches(data: TrainingData) -> list[tuple[Tensor, Tensor]]:
@@ -245,6 +307,7 @@ def _quantized_training(
     def fine_tune(quantized: QuantizedModel, progress: Progress) -> QuantizedModel:
         from deepseek_edge.quantization import qat
 
+        shop.narrate(f"qat: {config.epochs} epochs")
         graph = quantized.model.SerializeToString(deterministic=True)
         return qat.fine_tune(
             quantized,

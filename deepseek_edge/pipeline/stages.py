@@ -27,6 +27,11 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
+class Nothing:
+    """What ``[train]`` says beside the fields of ``TrainConfig``."""
+
+
+@dataclass(frozen=True)
 class FineTuning:
     """What ``[fine_tune]`` says beside the fields of ``TrainConfig``.
 
@@ -34,6 +39,22 @@ class FineTuning:
         distill: learn from the answers of the model before it was pruned.
     """
 
+    distill: bool = False
+
+
+@dataclass(frozen=True)
+class Sparsifying:
+    """What ``[sparsify]`` says beside the fields of ``TrainConfig``; as ``SparsityTrainer`` has it.
+
+    Attributes:
+        distill: learn from the answers of the model before it was pruned.
+    """
+
+    kind: Literal["gradual", "group_lasso"] = "gradual"
+    penalty: float = 1e-4
+    begin: float = 0.1
+    end: float = 0.6
+    updates: int = 50
     distill: bool = False
 
 
@@ -61,8 +82,9 @@ class Stages:
     dataset: Dataset | None
     data: DataSection | None
     augment: "Augment | None"
-    train: TrainConfig | None
+    train: tuple[TrainConfig, Nothing] | None
     prune: PruneSection | None
+    sparsify: tuple[TrainConfig, Sparsifying] | None
     fine_tune: tuple[TrainConfig, FineTuning] | None
     qat: tuple[TrainConfig, Qat] | None
 
@@ -125,21 +147,19 @@ def plan_stages(request: CompileRequest) -> Stages | None:
         dataset=dataset,
         data=data,
         augment=None if data is None else _augmentation(data, dataset),
-        train=None if recipe.train is None else _training(recipe, "train", Nothing)[0],
+        train=_training(recipe, "train", Nothing),
         prune=recipe.prune,
-        fine_tune=None if recipe.fine_tune is None else _training(recipe, "fine_tune", FineTuning),
-        qat=None if recipe.qat is None else _training(recipe, "qat", Qat),
+        sparsify=_training(recipe, "sparsify", Sparsifying),
+        fine_tune=_training(recipe, "fine_tune", FineTuning),
+        qat=_training(recipe, "qat", Qat),
     )
 
 
-@dataclass(frozen=True)
-class Nothing:
-    """A table with nothing of its own."""
-
-
-def _training(recipe: Recipe, section: str, own: type[_T]) -> tuple[TrainConfig, _T]:
-    """A table's fields of ``TrainConfig``, and its own."""
+def _training(recipe: Recipe, section: str, own: type[_T]) -> tuple[TrainConfig, _T] | None:
+    """A table's fields of ``TrainConfig``, and its own; None without the table."""
     where, table = f"{recipe.name} [{section}]", getattr(recipe, section)
+    if table is None:
+        return None
     own_keys = [field.name for field in fields(own)]  # type: ignore[arg-type]
     check_keys(table, [*own_keys, *(field.name for field in fields(TrainConfig))], where)
     theirs = {key: value for key, value in table.items() if key in own_keys}
@@ -182,18 +202,18 @@ def describe_stages(stages: Stages | None, request: CompileRequest) -> Iterator[
         held = f", {data.validation} held out to choose on" if data.validation else ""
         yield f"  data {stages.dataset.id}: {count} samples{held}"
     if stages.train is not None:
-        yield f"  trained: {_describe(stages.train)}"
+        yield f"  trained: {_describe(stages.train[0])}"
     if stages.prune is not None:
         yield f"  {_describe_pruning(stages.prune)}"
+    if stages.sparsify is not None:
+        yield f"  while it fades ({stages.sparsify[1].kind}): {_describe_taught(stages.sparsify)}"
     if stages.fine_tune is not None:
-        config, own = stages.fine_tune
-        teacher = ", taught by the model before" if own.distill else ""
-        yield f"  fine-tuned: {_describe(config)}{teacher}"
+        yield f"  fine-tuned: {_describe_taught(stages.fine_tune)}"
     if stages.qat is not None:
         config, qat = stages.qat
         when = "if the gate is missed without" if qat.when == "needed" else "in any case"
         yield f"  trained with quantization, {when}: {_describe(config)}"
-    if request.dump is None and (stages.train or stages.fine_tune or stages.qat):
+    if request.dump is None and stages.dataset is not None:
         yield "  no --dump DIR: nothing is kept, and an interrupted run starts over"
 
 
@@ -202,6 +222,11 @@ def _describe(config: TrainConfig) -> str:
         f"{config.epochs} epochs, batches of {config.batch_size}, {config.optimizer} "
         f"{config.learning_rate:g}, seed {config.seed}"
     )
+
+
+def _describe_taught(stage: tuple[TrainConfig, FineTuning | Sparsifying]) -> str:
+    config, own = stage
+    return _describe(config) + (", taught by the model before" if own.distill else "")
 
 
 def _describe_pruning(prune: PruneSection) -> str:

@@ -61,9 +61,18 @@ def test_a_recipe_without_stages_has_none() -> None:
 @pytest.mark.torch
 def test_every_stage_is_told_before_it_runs(data: str) -> None:
     tables = {
-        "data": {"train": data, "validation": 5, "augment": "tests.pipeline.stripes:flip"},
+        "data": {
+            "train": data,
+            "samples": 15,
+            "validation": 5,
+            "crop": 1,
+            "flip": True,
+            "erase": 0.1,
+            "augment": "tests.pipeline.stripes:flip",
+        },
         "train": {"epochs": 3, "batch_size": 4},
-        "prune": {"ratio": 0.25, "iterations": 2},
+        "prune": {"ratio": 0.25},
+        "sparsify": {"epochs": 4, "kind": "group_lasso"},
         "fine_tune": {"epochs": 2, "distill": True, "learning_rate": 0.01},
         "qat": {"epochs": 1, "when": "needed", "optimizer": "adamw", "learning_rate": 1e-4},
     }
@@ -71,11 +80,15 @@ def test_every_stage_is_told_before_it_runs(data: str) -> None:
     stages = plan_stages(asked)
     assert stages is not None and stages.augment is not None
     assert stages.fine_tune is not None and stages.fine_tune[1].distill
+    torch = pytest.importorskip("torch")
+    batch = torch.ones(3, 1, 12, 12)
+    changed = stages.augment(batch, torch.Generator().manual_seed(1))
+    assert changed.shape == batch.shape and not torch.equal(changed, batch)
     assert list(describe_stages(stages, asked)) == [
-        f"  data {data}: 20 samples, 5 held out to choose on",
+        f"  data {data}: 15 samples, 5 held out to choose on",
         "  trained: 3 epochs, batches of 4, sgd 0.1, seed 0",
-        "  pruned: 25% of the parameters (global), importance l1, channels in multiples of 8, "
-        "2 rounds",
+        "  pruned: 25% of the parameters (global), importance l1, channels in multiples of 8",
+        "  while it fades (group_lasso): 4 epochs, batches of 128, sgd 0.1, seed 0",
         "  fine-tuned: 2 epochs, batches of 128, sgd 0.01, seed 0, taught by the model before",
         "  trained with quantization, if the gate is missed without: 1 epochs, batches of 128, "
         "adamw 0.0001, seed 0",
