@@ -57,6 +57,16 @@ def test_a_seed_makes_the_same_network_and_disturbs_no_other_numbers() -> None:
     assert not torch.equal(one.stem[0].weight, other.stem[0].weight)
 
 
+def test_blocks_are_trained_from_the_identity_but_compiled_with_all_their_layers() -> None:
+    image = fashion.example_input()
+    with torch.no_grad():
+        fresh, (settled, _) = fashion.resnet_18().eval().stages[0][1], fashion.fashion_resnet_18()
+        features = torch.rand(1, 64, 28, 28)
+        assert torch.equal(fresh(features), features)
+        assert not torch.equal(settled.stages[0][1](features), features)
+        assert settled(image).std() > 0.1
+
+
 class TestTrained:
     def test_weights_come_back_as_they_were_saved(self, tmp_path: Path) -> None:
         model = fashion.build("mobilenet_v3_large", 3).eval()
