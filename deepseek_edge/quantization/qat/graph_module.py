@@ -65,6 +65,7 @@ class _Step:
         inputs: names; "" for one that is left out.
         quantized: places of the inputs that are read through fake-quant.
         weights: the layer whose quantizer its weights pass, or None.
+        rounds_bias: the artifact adds its bias to integer sums.
         last: tensors that nobody reads afterwards.
     """
 
@@ -74,6 +75,7 @@ class _Step:
     outputs: tuple[str, ...]
     quantized: frozenset[int]
     weights: str | None
+    rounds_bias: bool
     last: tuple[str, ...]
 
 
@@ -125,6 +127,7 @@ class GraphModule(nn.Module):
                         if (proto.name, place) in edges.get(name, ())
                     ),
                     weights=proto.name if proto.name in self.weight_quantizers else None,
+                    rounds_bias=proto.op_type in ("Conv", "Gemm"),
                     last=tuple(last.get(number, ())),
                 )
             )
@@ -272,10 +275,24 @@ class GraphModule(nn.Module):
         if name in values:
             return values[name]
         constant = self._constant(name)
-        if place == 1 and step.weights is not None:
+        if step.weights is None:
+            return constant
+        if place == 1:
             weights: Tensor = self.weight_quantizers[step.weights](constant)
             return weights
-        return constant
+        is_rounded = place == 2 and step.rounds_bias and 0 in step.quantized and not self.training
+        return self._rounded_bias(step, constant) if is_rounded else constant
+
+    def _rounded_bias(self, step: _Step, bias: Tensor) -> Tensor:
+        """A bias in steps of the layer's sums, as in ``requantization``.
+
+        While training it stays as it is: half such a step is a thousandth of an activation's, and
+        rounding would take some time for each layer.
+        """
+        assert step.weights is not None
+        scale = self.activation_quantizers[step.inputs[0]].affine.scale
+        steps = self.weight_quantizers[step.weights].scales.double() * scale
+        return ((bias.double() / steps).float().round().double() * steps).float()
 
     def _constant(self, name: str) -> Tensor:
         value: Tensor = getattr(self, self._keys[name])
