@@ -9,6 +9,7 @@ DeepSeekEdgeError                1  the job failed
 |   `-- MissingToolError         3  a tool or package is not installed
 |-- ParityError                  1  the artifact does not compute what its graph says
 |-- AccuracyError                1  a task metric fell below its gate
+|-- TrainingError                1  training diverged or ran out of memory
 |-- OutputError                  1  a file could not be written
 |-- DeviceError                  4  a device can't be reached or vanished
 |-- BundleError                  5  a bundle or its signature is refused
@@ -65,6 +66,10 @@ class ParityError(DeepSeekEdgeError):
 
 class AccuracyError(DeepSeekEdgeError):
     """A task metric fell by more than the gate allows."""
+
+
+class TrainingError(DeepSeekEdgeError):
+    """Training stopped: the loss is no number, or memory ran out. The last good weights are left."""
 
 
 class OutputError(DeepSeekEdgeError):
