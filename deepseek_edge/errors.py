@@ -69,7 +69,7 @@ class AccuracyError(DeepSeekEdgeError):
 
 
 class TrainingError(DeepSeekEdgeError):
-    """Training stopped: the loss is no number, or memory ran out. The last good weights are left."""
+    """Training stopped: a loss or weights are not finite, or the memory is too small."""
 
 
 class OutputError(DeepSeekEdgeError):

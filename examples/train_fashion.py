@@ -101,7 +101,7 @@ def _config(options: argparse.Namespace) -> TrainConfig:
         accumulate=options.accumulate,
         precision=options.precision,
         checkpoint_activations=options.checkpoint_activations,
-        average=options.average,
+        average=options.average or None,
         seed=options.seed,
         device=options.device,
     )
@@ -111,7 +111,6 @@ def _report(
     options: argparse.Namespace, result: TrainResult, correct: int, samples: int
 ) -> dict[str, object]:
     low, high = wilson_interval(correct, samples)
-    on_gpu = torch.cuda.is_available() and options.device != "cpu"
     given = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
     return {
         "model": options.model,
@@ -124,9 +123,22 @@ def _report(
         "steps": result.steps,
         "losses": [round(loss, 5) for loss in result.losses],
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "machine": torch.cuda.get_device_name() if on_gpu else platform.machine(),
-        "torch": torch.__version__,
+        "machine": _machine(options.device),
         "settings": given,
+    }
+
+
+def _machine(device: str | None) -> dict[str, object]:
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    on_gpu = torch.cuda.is_available() and device != "cpu"
+    return {
+        "gpu": torch.cuda.get_device_name() if on_gpu else None,
+        "cpu": names[0] if names else platform.machine(),
+        "cpus": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
     }
 
 

@@ -18,6 +18,7 @@ PUBLIC_MODULES = (
     "bundle",
     "datasets",
     "evaluation",
+    "training",
     "export",
     "runtime.engine",
     "parity",

@@ -101,8 +101,6 @@ def random_erase(share: float = 0.25, *, probability: float = 0.5, fill: float =
         )
 
     def apply(images: Tensor, generator: torch.Generator) -> Tensor:
-        import torch
-
         height, width = images.shape[2:]
         erased = _drawn(images, generator) < probability
         least, most = _LEAST_ERASED * height * width, share * height * width
@@ -111,7 +109,7 @@ def random_erase(share: float = 0.25, *, probability: float = 0.5, fill: float =
         aspect = (low + (high - low) * _drawn(images, generator)).exp()
         rows = _within((area * aspect).sqrt(), height, _drawn(images, generator), dim=2)
         columns = _within((area / aspect).sqrt(), width, _drawn(images, generator), dim=3)
-        return torch.where(erased & rows & columns, fill, images)
+        return images.masked_fill(erased & rows & columns, fill)
 
     return apply
 

@@ -128,7 +128,8 @@ def _check_same_model(
     path: Path, own: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]
 ) -> None:
     stored = {n: tuple(t.shape) for n, t in tensors.items() if not n.startswith("optimizer/")}
-    for name in sorted(own.keys() | stored.keys()):
+    # The model's own tensors first: their names tell more than those of averages.
+    for name in sorted(own.keys() | stored.keys(), key=lambda name: (name[0] != "m", name)):
         if own.get(name) != stored.get(name):
             kept, here = stored.get(name, "missing"), own.get(name, "missing")
             raise UsageError(

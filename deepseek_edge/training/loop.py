@@ -48,12 +48,9 @@ def train(
         checkpoint: file that is written after each epoch; if it is there, training goes on
             after the last epoch in it. Under ``torchrun`` all processes must see the same file.
         on_step: called after each optimizer step with the steps done and all steps; it may change
-            parameters, on every process alike: from parameters and steps, not from buffers. What
-            it needs of earlier calls isn't in the checkpoint, unless it is a buffer of the model.
+            parameters, on every process alike: from parameters and steps, not from buffers. Only
+            what the model holds of it is in the checkpoint.
         progress: called after each step with "train", the steps done and all steps.
-
-    Returns:
-        Steps, losses and times.
 
     Raises:
         UsageError: the settings don't fit the data, the machine or the number of processes, or
