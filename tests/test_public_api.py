@@ -23,6 +23,7 @@ PUBLIC_MODULES = (
     "runtime.engine",
     "parity",
     "quantization",
+    "quantization.qat",
     "pipeline",
     "deploy",
 )
