@@ -118,7 +118,7 @@ def resized(graph: onnx.ModelProto, size: int) -> onnx.ModelProto:
 
 
 def _accuracy(library: Path, images: Dataset) -> Evaluated:
-    with Engine(library) as engine:
+    with Engine(library, threads=2) as engine:
         (spec,) = engine.inputs(0)
 
         def run(sample: Mapping[str, Any]) -> Mapping[str, Any]:
