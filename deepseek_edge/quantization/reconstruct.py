@@ -233,13 +233,10 @@ def gather(
     k = to_rows(product, np.empty(product.shape, np.bool_)).shape[2]
     wanted = min(_MOST_VECTORS, max(_LEAST_VECTORS, _VECTORS_PER_VALUE * k))
     share = -(-wanted // len(x))
-    hessian = np.zeros((product.groups, k, k))
+    moments = _Moments(product.groups, k)
     sums = np.zeros((2, product.groups, k))
-    # Some vectors at a time: all of a wide layer would take gigabytes, and so would adding k x k
-    # moments for the few vectors of each small sample take minutes. Moments about a value near
-    # the mean lose no digits when the mean is taken out.
+    # Moments about a value near the mean lose no digits when the mean is taken out.
     middle: Array | None = None
-    pending: list[Array] = []
     vectors = 0
     for one, other in zip(x, y, strict=True):
         count = count_vectors(product, one)
@@ -253,14 +250,9 @@ def gather(
         rows -= middle
         sums += input_rows(product, one, chosen).sum(axis=1), rows.sum(axis=1)
         vectors += len(chosen)
-        pending.append(rows)
-        if sum(part.shape[1] for part in pending) >= _VECTORS_AT_ONCE:
-            hessian += _second_moments(pending)
-            pending.clear()
+        moments.add(rows)
     assert middle is not None
-    if pending:
-        hessian += _second_moments(pending)
-    hessian /= vectors
+    hessian = moments.total() / vectors
     mean_float, from_middle = sums / vectors
     if is_centered:
         hessian -= from_middle[:, :, None] * from_middle[:, None, :]
@@ -271,13 +263,37 @@ def gather(
     return Statistics(hessian, mean_float, from_middle + middle[:, 0])
 
 
-def _second_moments(parts: Sequence[Array]) -> Array:
-    """(groups, k, k) sum of x x^T over vectors, of parts (groups, vectors, k)."""
-    import numpy as np
+class _Moments:
+    """The sum of x x^T, of some vectors at a time.
 
-    rows = np.concatenate(parts, axis=1)
-    moments: Array = rows.transpose(0, 2, 1) @ rows
-    return moments
+    All vectors of a wide layer at once would take gigabytes; k x k sums for the few vectors of
+    each small sample, minutes.
+    """
+
+    def __init__(self, groups: int, k: int) -> None:
+        import numpy as np
+
+        self._sum = np.zeros((groups, k, k))
+        self._pending: list[Array] = []
+
+    def add(self, rows: Array) -> None:
+        """Take vectors, (groups, vectors, k)."""
+        self._pending.append(rows)
+        if sum(part.shape[1] for part in self._pending) >= _VECTORS_AT_ONCE:
+            self._flush()
+
+    def total(self) -> Array:
+        """(groups, k, k)."""
+        if self._pending:
+            self._flush()
+        return self._sum
+
+    def _flush(self) -> None:
+        import numpy as np
+
+        rows = np.concatenate(self._pending, axis=1)
+        self._sum += rows.transpose(0, 2, 1) @ rows
+        self._pending.clear()
 
 
 def _mean_error(product: Product, rows: Array, real: Array, statistics: Statistics) -> Array:
