@@ -143,8 +143,10 @@ class Accuracy:
     """A task metric, of the float model and of the artifact, in percent.
 
     Attributes:
+        float: of the model before it was pruned, if it was.
         drop_pp: float minus compiled, in percentage points.
-        ci_pp: half width of the 95 % confidence interval of ``compiled``.
+        ci_pp: half the width of the 95 % confidence interval of ``drop_pp``: the samples are the
+            same, so it is that of paired observations.
     """
 
     metric: str
@@ -154,3 +156,42 @@ class Accuracy:
     compiled: builtins.float
     drop_pp: builtins.float
     ci_pp: builtins.float
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning removed from a model before it was compiled.
+
+    Attributes:
+        predicted_ms_before, predicted_ms_after: of one call on the target; None unless a latency
+            budget asked for it.
+    """
+
+    parameters_before: int
+    parameters_after: int
+    macs_before: int
+    macs_after: int
+    predicted_ms_before: float | None
+    predicted_ms_after: float | None
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One measurement of one way to quantize, of those that a gate tried.
+
+    Attributes:
+        name: what was done, e.g. "mse, up to 5% in float".
+        dataset: that it was measured on.
+        measured_on: "host" or "qemu": the artifact; "onnxruntime": the graph's integer form.
+        int8_macs_share: of the multiply-accumulates, 0 to 1; None if it isn't known.
+        kept_float: layers that were kept float for accuracy or speed.
+        is_kept: no more is lost than was promised.
+    """
+
+    name: str
+    dataset: str
+    measured_on: str
+    accuracy: Accuracy
+    int8_macs_share: float | None
+    kept_float: tuple[str, ...]
+    is_kept: bool

@@ -41,7 +41,8 @@ class Dataset:
         preprocess, labels: the description's tables, as the manifest takes them.
         metric: "top1" unless the description says otherwise.
         content: image files, pixels (n, h, w) uint8, or arrays by input name (n, ...).
-        targets: class indices (n,) int64, or None without labels.
+        targets: class indices (n,) int64; of an .npz also objects (n, m, 5) float64, each row
+            class, left, top, right, bottom, where class -1 fills up; None without labels.
         input_name: of the model's input that images go to.
     """
 
@@ -104,7 +105,7 @@ class Dataset:
             limit: how many at most; None: all, so mind the memory.
 
         Returns:
-            Inputs by name (n, ...), and labels (n,) int64; (0,) without labels.
+            Inputs by name (n, ...), and labels as ``targets``; (0,) int64 without labels.
 
         Raises:
             InputError: an image can't be read, or images have different sizes.
@@ -135,8 +136,8 @@ def load_dataset(id_or_path: str, *, preprocess: str | None = None) -> Dataset:
 
     Args:
         id_or_path: id of a description in calibration/datasets; path of an .npz (arrays by input
-            name, first axis samples, class indices in "labels"); or of a folder of images, with
-            their class indices in its labels.txt (lines "file index") if it has one.
+            name, first axis samples, class indices or boxes in "labels"); or of a folder of
+            images, with their class indices in its labels.txt (lines "file index") if it has one.
         preprocess: for a folder: id of a description whose [preprocess] is meant.
 
     Returns:
@@ -291,5 +292,9 @@ def _load_npz(path: Path) -> Dataset:
         labels=None if targets is None else {"kind": "npz", "array": "labels"},
         metric="top1",
         content=arrays,
-        targets=None if targets is None else targets.astype(np.int64),
+        targets=None if targets is None else targets.astype(_label_type(targets)),
     )
+
+
+def _label_type(labels: Array) -> str:
+    return "int64" if labels.ndim == 1 else "float64"

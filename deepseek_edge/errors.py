@@ -9,6 +9,7 @@ DeepSeekEdgeError                1  the job failed
 |   `-- MissingToolError         3  a tool or package is not installed
 |-- ParityError                  1  the artifact does not compute what its graph says
 |-- AccuracyError                1  a task metric fell below its gate
+|-- TrainingError                1  training diverged or ran out of memory
 |-- OutputError                  1  a file could not be written
 |-- DeviceError                  4  a device can't be reached or vanished
 |-- BundleError                  5  a bundle or its signature is refused
@@ -64,7 +65,23 @@ class ParityError(DeepSeekEdgeError):
 
 
 class AccuracyError(DeepSeekEdgeError):
-    """A task metric fell by more than the gate allows."""
+    """A task metric fell by more than the gate allows.
+
+    Attributes:
+        message: the first line.
+        rows: a table of what was tried, the lines below it.
+    """
+
+    def __init__(
+        self, message: str, *, rows: tuple[str, ...] = (), hint: str | None = None
+    ) -> None:
+        super().__init__("\n".join([message, *rows]), hint=hint)
+        self.message = message
+        self.rows = rows
+
+
+class TrainingError(DeepSeekEdgeError):
+    """Training stopped: a loss or weights are not finite, or the memory is too small."""
 
 
 class OutputError(DeepSeekEdgeError):

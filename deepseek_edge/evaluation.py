@@ -1,25 +1,26 @@
-"""Task metrics of a program on labelled data, with their confidence interval."""
+"""Task metrics of models on labelled data, and how certain the difference of two is."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deepseek_edge.errors import UsageError
-from deepseek_edge.importing import import_function, is_function_reference
+from deepseek_edge.task_metrics import Metric, load_metric
 
 if TYPE_CHECKING:
     import numpy as np
 
     from deepseek_edge.datasets import Dataset
 
-    Tensors = Mapping[str, np.ndarray[Any, Any]]
-    # Outputs and labels (n,) of n samples -> score of each, 0 to 1.
-    Metric = Callable[[Tensors, np.ndarray[Any, Any]], np.ndarray[Any, Any]]
+    Array = np.ndarray[Any, Any]
 
 # The normal distribution's 97.5 % quantile: two-sided intervals of 95 %.
 _Z = 1.959963984540054
+# Samples that are drawn for an interval which no formula gives.
+RESAMPLED = 1000
 
 
 def signal_to_noise_db(signal: float, noise: float) -> float:
@@ -29,87 +30,111 @@ def signal_to_noise_db(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What a model made of a data set.
+
+    Attributes:
+        kept: of each sample, what ``metric`` needs.
+    """
+
+    metric: Metric
+    kept: tuple[Any, ...]
+
+    @property
+    def percent(self) -> float:
+        """The metric of all samples, each counted once."""
+        import numpy as np
+
+        return 100.0 * self.metric.pool(self.kept)(np.ones(len(self.kept)))
+
+
+@dataclass(frozen=True)
+class Drop:
+    """By how much one model is worse than another on the same samples.
+
+    Attributes:
+        pp: percentage points; negative if it is better.
+        ci_pp: half the width of the 95 % confidence interval of that difference.
+    """
+
+    pp: float
+    ci_pp: float
+
+
 def evaluate(
     run: Callable[[dict[str, Any]], Mapping[str, Any]], dataset: Dataset, metric: str
-) -> tuple[float, int, float]:
+) -> Evaluated:
     """Run a model on every sample of a labelled data set, one at a time.
 
     Args:
         run: inputs by name, with a batch of 1, to outputs by name.
         dataset: with labels.
-        metric: "top1", "top5", or "package.module:function" that takes outputs by name
-            (n, ...) and labels (n,) and returns each sample's score from 0 to 1, shape (n,).
-
-    Returns:
-        The mean score in percent, the number of samples, and half the width of the 95 %
-        confidence interval in percentage points: Wilson's if every score is 0 or 1, else the
-        normal one.
+        metric: as ``load_metric`` takes it.
 
     Raises:
-        UsageError: no such metric, no labels, or the metric's result has another form.
+        UsageError: no such metric, no labels, or outputs or labels that the metric isn't for.
         InputError: an image can't be read.
     """
-    import numpy as np
-
-    score = load_metric(metric)
+    loaded = load_metric(metric)
     if dataset.targets is None:
         raise UsageError(
             f"{dataset.id} has no labels, so nothing can be measured on it",
             hint="an .npz needs an array named 'labels', a folder a file labels.txt",
         )
-    scores = np.empty(len(dataset), np.float64)
-    for index in range(len(dataset)):
-        outputs = run(dataset.sample(index))
-        value = np.asarray(score(outputs, dataset.targets[index : index + 1]))
-        if value.shape != (1,) or not 0.0 <= value[0] <= 1.0:
-            raise UsageError(
-                f"metric {metric} returned {value!r} for one sample",
-                hint="return an array of one score from 0 to 1 for each sample",
-            )
-        scores[index] = value[0]
-    return 100.0 * float(scores.mean()), len(dataset), 100.0 * _half_width(scores)
+    kept = tuple(
+        loaded.keep(run(dataset.sample(index)), dataset.targets[index : index + 1])
+        for index in range(len(dataset))
+    )
+    return Evaluated(loaded, kept)
 
 
-def load_metric(metric: str) -> Metric:
-    """The function of a metric's name; see :func:`evaluate`.
+def compare(before: Evaluated, after: Evaluated) -> Drop:
+    """How much is lost from one model to another, with its interval.
 
-    Raises:
-        UsageError: no such metric.
-    """
-    if metric in {"top1", "top5"}:
-        count = int(metric.removeprefix("top"))
-        return lambda outputs, labels: top_k(outputs, labels, count)
-    if is_function_reference(metric):
-        return import_function(metric)
-    raise UsageError(f"there is no metric {metric}", hint="top1, top5, or package.module:function")
-
-
-def top_k(outputs: Tensors, labels: np.ndarray[Any, Any], k: int) -> np.ndarray[Any, Any]:
-    """Whether the label is among the k largest values of the first output.
+    The samples are the same, so the interval is that of paired observations: Bonett and Price's
+    for scores of 0 or 1, the normal one of the differences for other scores, and for what is no
+    mean of scores the middle 95 % of 1000 differences on resampled data, drawn with seed 0
+    (B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap (1993), section 13.3).
 
     Args:
-        outputs: the first one is (n, classes), or (n, classes, 1, 1).
-        labels: (n,) class indices.
-        k: how many may compete; of equal values the lower index counts as larger.
-
-    Returns:
-        (n,) float64, 0 or 1.
-
-    Raises:
-        UsageError: a label lies outside the classes.
+        before: usually the float model.
+        after: of the same metric and samples.
     """
     import numpy as np
 
-    logits = next(iter(outputs.values()))
-    logits = logits.reshape(len(labels), -1)
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise UsageError(
-            f"a label is {int(labels.max())}, but the model has {logits.shape[1]} classes",
-            hint="the data set belongs to another model",
-        )
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-    hits: np.ndarray[Any, Any] = (best == labels[:, None]).any(axis=1).astype(np.float64)
-    return hits
+    pp = before.percent - after.percent
+    if not before.metric.is_mean:
+        return Drop(pp, 100 * _resampled_half_width(before, after))
+    first, second = np.asarray(before.kept), np.asarray(after.kept)
+    if np.isin(first, (0.0, 1.0)).all() and np.isin(second, (0.0, 1.0)).all():
+        lost, won = int((first > second).sum()), int((second > first).sum())
+        low, high = paired_interval(lost, won, len(first))
+        return Drop(pp, 50 * (high - low))
+    if len(first) == 1:
+        return Drop(pp, 100.0)  # one score says nothing about its spread
+    return Drop(pp, 100 * _Z * float((first - second).std(ddof=1)) / math.sqrt(len(first)))
+
+
+def paired_interval(lost: int, won: int, samples: int) -> tuple[float, float]:
+    """95 % interval of the difference of two proportions of the same samples.
+
+    Wald's, with one added to each of the two counts that McNemar's test looks at: D. G. Bonett and
+    R. M. Price, Adjusted Wald confidence interval for a difference of binomial proportions based
+    on paired data, Journal of Educational and Behavioral Statistics 37 (2012), 479-488.
+
+    Args:
+        lost: samples that the first model has right and the second one wrong.
+        won: the other way round.
+        samples: all, at least 1.
+
+    Returns:
+        Lower and upper limit of first minus second, -1 to 1.
+    """
+    share_lost, share_won = (lost + 1) / (samples + 2), (won + 1) / (samples + 2)
+    centre = share_lost - share_won
+    half = _Z * math.sqrt((share_lost + share_won - centre**2) / (samples + 2))
+    return max(-1.0, centre - half), min(1.0, centre + half)
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -132,12 +157,15 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _half_width(scores: np.ndarray[Any, Any]) -> float:
+def _resampled_half_width(before: Evaluated, after: Evaluated) -> float:
     import numpy as np
 
-    if np.isin(scores, (0.0, 1.0)).all():
-        low, high = wilson_interval(int(scores.sum()), len(scores))
-        return (high - low) / 2
-    if len(scores) == 1:
-        return 0.5  # one score says nothing about its spread
-    return _Z * float(scores.std(ddof=1)) / math.sqrt(len(scores))
+    count = len(before.kept)
+    figures = [one.metric.pool(one.kept) for one in (before, after)]
+    random = np.random.default_rng(0)
+    differences = []
+    for _ in range(RESAMPLED):
+        counts = np.bincount(random.integers(0, count, count), minlength=count).astype(np.float64)
+        differences.append(figures[0](counts) - figures[1](counts))
+    low, high = np.quantile(differences, (0.025, 0.975))
+    return float(high - low) / 2

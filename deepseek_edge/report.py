@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepseek_edge.artifacts import Accuracy, LayerError, ParityFloat, ParityGraph, Program
+from deepseek_edge.artifacts import (
+    Accuracy,
+    LayerError,
+    ParityFloat,
+    ParityGraph,
+    Program,
+    Pruned,
+    Rung,
+)
 
 SCHEMA = 1
 
@@ -41,6 +49,8 @@ class CompileReport:
     Attributes:
         time_s: seconds by stage; "total" is their sum and what lies between.
         notes: what a reader must know beside the figures, e.g. why accuracy wasn't measured.
+        ladder: what a gate measured, in order; the last one was shipped.
+        pruned: what was removed from the model before.
     """
 
     bundle: Path
@@ -50,6 +60,8 @@ class CompileReport:
     programs: tuple[ProgramReport, ...]
     accuracy: Accuracy | None
     notes: tuple[str, ...] = ()
+    ladder: tuple[Rung, ...] = ()
+    pruned: Pruned | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +199,8 @@ def _compile_object(report: CompileReport) -> Json:
             | dict(report.time_s),
             "programs": [_program_object(program) for program in report.programs],
             "accuracy": _object(report.accuracy),
+            "pruned": _object(report.pruned),
+            "ladder": [_rung_object(rung) for rung in report.ladder],
             "notes": list(report.notes),
         }
     )
@@ -210,7 +224,20 @@ def _program_object(report: ProgramReport) -> Json:
     }
 
 
-def _object(value: Accuracy | ParityFloat | ParityGraph | Roof | None) -> Json | None:
+def _rung_object(rung: Rung) -> Json:
+    """A rung with its accuracy's figures among its own."""
+    return {
+        "name": rung.name,
+        "dataset": rung.dataset,
+        "measured_on": rung.measured_on,
+        **dataclasses.asdict(rung.accuracy),
+        "int8_macs_share": rung.int8_macs_share,
+        "kept_float": list(rung.kept_float),
+        "is_kept": rung.is_kept,
+    }
+
+
+def _object(value: Accuracy | ParityFloat | ParityGraph | Pruned | Roof | None) -> Json | None:
     return None if value is None else dataclasses.asdict(value)
 
 

@@ -9,10 +9,9 @@ import difflib
 import os
 import platform
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -20,6 +19,7 @@ from deepseek_edge.digest import digest_json
 from deepseek_edge.errors import UnknownTargetError, UnsupportedError, UsageError
 from deepseek_edge.host_cpu import ArmCore, describe_cpu
 from deepseek_edge.resources import resource_dir
+from deepseek_edge.strict_toml import convert, read_toml
 
 UNVERIFIED = "unverified"
 
@@ -42,7 +42,6 @@ _FACTS = (
 
 _Hz = Annotated[int, msgspec.Meta(ge=100_000_000, le=10_000_000_000)]
 _Cache = Annotated[int, msgspec.Meta(ge=0, le=4 << 30)]
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -216,11 +215,11 @@ def _find(id: str) -> Path:
 
 def _load(path: Path) -> tuple[Target, dict[str, str]]:
     """The target of a file, and the source of each of its numbers."""
-    table = _read_toml(path)
+    table = read_toml(path)
     sources = _take_sources(table, path)
     parent_id = table.get("extends")
     if parent_id is not None:
-        parent = _read_toml(_find_parent(parent_id, path))
+        parent = read_toml(_find_parent(parent_id, path))
         if "extends" in parent:
             raise UsageError(
                 f"{path.name}: extends '{parent_id}', which itself extends '{parent['extends']}'",
@@ -234,7 +233,7 @@ def _load(path: Path) -> tuple[Target, dict[str, str]]:
         facts = [f for f in _FACTS if f in sources]
     else:
         facts = [f for f in _FACTS if table.get(f) is not None]
-    target = _convert({**table, "id": path.stem}, Target, path)
+    target = convert({**table, "id": path.stem}, Target, path.name)
     _check_system(target, path)
     _check_core(target, path)
     unsourced = [field for field in facts if field not in sources]
@@ -253,32 +252,6 @@ def _find_parent(parent_id: object, path: Path) -> Path:
     return beside if parent_id == Path(parent_id).name and beside.is_file() else _find(parent_id)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return msgspec.toml.decode(path.read_text("utf-8"), type=dict[str, Any])
-    except msgspec.DecodeError as error:  # says the line and column
-        raise UsageError(f"{path.name} is not TOML: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path.name} can't be read: {error}") from error
-
-
-def _convert(value: object, type_: type[_T], path: Path) -> _T:
-    """``value`` as a dataclass, strictly: msgspec checks types, ranges and missing keys."""
-    if isinstance(value, Mapping):
-        known = [field.name for field in fields(type_)]  # type: ignore[arg-type]
-        unknown = sorted(value.keys() - known)
-        if unknown:
-            near = difflib.get_close_matches(unknown[0], known, n=1)
-            raise UsageError(
-                f"{path.name}: unknown key '{unknown[0]}'",
-                hint=f"did you mean {near[0]}?" if near else f"keys are {', '.join(known)}",
-            )
-    try:
-        return msgspec.convert(value, type_)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{path.name}: {error}") from error
-
-
 def _take_sources(table: dict[str, Any], path: Path) -> dict[str, str]:
     """Removes ``sources`` from the table, and says the document of each field."""
     blocks = table.pop("sources", [])
@@ -286,7 +259,7 @@ def _take_sources(table: dict[str, Any], path: Path) -> dict[str, str]:
         raise UsageError(f"{path.name}: sources is no list of blocks; write [[sources]]")
     documents: dict[str, str] = {}
     for block in blocks:
-        source = _convert(block, _Source, path)
+        source = convert(block, _Source, path.name)
         if source.source != UNVERIFIED and source.read is None:
             raise UsageError(
                 f"{path.name}: source '{source.source}' does not say when it was read",
@@ -332,7 +305,7 @@ def _check_core(target: Target, path: Path) -> None:
 
 def _core_table() -> _CoreTable:
     path = resource_dir("targets") / "cores.toml"
-    return _convert(_read_toml(path), _CoreTable, path)
+    return convert(read_toml(path), _CoreTable, path.name)
 
 
 def _usable_cpus() -> set[int]:

@@ -126,13 +126,19 @@ class MobileNetV3(nn.Module):
     """Images (n, channels, h, w) float32 to logits (n, classes)."""
 
     def __init__(
-        self, rows: Sequence[Bottleneck], last: int, *, channels: int = 3, classes: int = 1000
+        self,
+        rows: Sequence[Bottleneck],
+        last: int,
+        *,
+        channels: int = 3,
+        classes: int = 1000,
+        stem_stride: int = 2,
     ) -> None:
         super().__init__()
         widths = [16, *(row.out for row in rows)]
         features = 6 * widths[-1]
         self.features = nn.Sequential(
-            convolution(channels, 16, 3, stride=2, activation=nn.Hardswish),
+            convolution(channels, 16, 3, stride=stem_stride, activation=nn.Hardswish),
             *(InvertedResidual(width, row) for width, row in zip(widths, rows, strict=False)),
             convolution(widths[-1], features, 1, activation=nn.Hardswish),
         )
@@ -201,6 +207,8 @@ def settle(module: nn.Module, example: Tensor, *, seed: int = 0) -> nn.Module:
         ``module`` in evaluation mode.
     """
     generator = torch.Generator().manual_seed(seed)
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             fan_in = layer.weight[0].numel()
@@ -213,6 +221,8 @@ def settle(module: nn.Module, example: Tensor, *, seed: int = 0) -> nn.Module:
     module.train()
     with torch.no_grad():
         module(torch.randn(4, *example.shape[1:], generator=generator))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum  # whoever trains it wants the usual average
     return module.eval()
 
 

@@ -3,11 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deepseek_edge.datasets import Dataset, load_dataset
 from deepseek_edge.errors import UsageError
-from deepseek_edge.evaluation import evaluate, top_k, wilson_interval
+from deepseek_edge.evaluation import Evaluated, compare, evaluate, paired_interval, wilson_interval
+from deepseek_edge.task_metrics import Metric, load_metric
 
 Tensors = Mapping[str, NDArray[np.float32]]
 
@@ -34,21 +37,73 @@ def test_failures_have_the_mirrored_interval() -> None:
     assert wilson_interval(17, 20) == pytest.approx((1 - high, 1 - low))
 
 
-def test_top_k_counts_the_label_among_the_k_largest() -> None:
-    outputs = {"y": np.array([[0.1, 0.7, 0.2], [3.0, 1.0, 2.0]], np.float32)}
-    labels = np.array([2, 0])
-    assert top_k(outputs, labels, 1).tolist() == [0, 1]
-    assert top_k(outputs, labels, 2).tolist() == [1, 1]
+@pytest.mark.parametrize(
+    ("lost", "won", "samples", "low", "high"),
+    [
+        # By hand, with p = (lost + 1) / (n + 2), q = (won + 1) / (n + 2) and
+        # p - q -+ 1.959964 sqrt((p + q - (p - q)^2) / (n + 2)).
+        (1, 7, 21, -0.5084, -0.0134),
+        (0, 0, 98, -0.0277, 0.0277),
+        (30, 20, 9998, -0.000412, 0.002412),
+        (3, 0, 3, -0.1012, 1.0),  # beyond 1 there is nothing
+    ],
+)
+def test_the_interval_of_paired_proportions_by_hand(
+    lost: int, won: int, samples: int, low: float, high: float
+) -> None:
+    assert paired_interval(lost, won, samples) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_of_equal_values_the_lower_index_wins() -> None:
-    outputs = {"y": np.zeros((2, 3), np.float32)}
-    assert top_k(outputs, np.array([0, 1]), 1).tolist() == [1, 0]
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 100))
+def test_the_interval_turns_with_its_models(lost: int, won: int, equal: int) -> None:
+    samples = max(1, lost + won + equal)
+    low, high = paired_interval(lost, won, samples)
+    assert paired_interval(won, lost, samples) == pytest.approx((-high, -low))
+    assert -1 <= low < high <= 1
 
 
-def test_outputs_with_trailing_ones_count_as_classes() -> None:
-    outputs = {"y": np.array([1, 2, 3], np.float32).reshape(1, 3, 1, 1)}
-    assert top_k(outputs, np.array([2]), 1).tolist() == [1]
+def evaluated(*scores: float) -> Evaluated:
+    return Evaluated(load_metric("top1"), scores)
+
+
+def test_a_drop_is_that_of_the_samples_that_changed() -> None:
+    before, after = [1.0] * 9 + [0.0], [0.0, 0.0, *[1.0] * 8]
+    drop = compare(evaluated(*before), evaluated(*after))
+    low, high = paired_interval(2, 1, 10)
+    assert drop.pp == pytest.approx(10.0)
+    assert drop.ci_pp == pytest.approx(50 * (high - low))
+
+
+def test_two_models_that_agree_are_compared_more_sharply_than_each_is_known() -> None:
+    scores = [1.0, 0.0] * 500
+    drop = compare(evaluated(*scores), evaluated(*scores))
+    assert drop.pp == 0.0
+    # One proportion of 1000 samples is known to 3.1 pp.
+    assert 0.2 < drop.ci_pp < 0.3
+
+
+def test_scores_between_0_and_1_have_the_interval_of_their_differences() -> None:
+    drop = compare(evaluated(0.5, 1.0, 1.0, 0.5), evaluated(0.25, 1.0, 0.5, 0.5))
+    assert drop.pp == pytest.approx(18.75)
+    # Differences 0.25 0 0.5 0: standard deviation 0.239357, over sqrt(4), times 1.959964.
+    assert drop.ci_pp == pytest.approx(23.457, abs=1e-3)
+    assert compare(evaluated(0.5), evaluated(0.5)).ci_pp == 100.0
+
+
+def test_what_is_no_mean_has_an_interval_by_resampling_that_repeats() -> None:
+    mean = Metric(
+        "mean", lambda o, y: 0, lambda kept: lambda n: float(np.array(kept) @ n / n.sum())
+    )
+    random = np.random.default_rng(1)
+    first = (random.random(400) < 0.9).astype(float)
+    second = np.where(random.random(400) < 0.05, 1 - first, first)
+    before, after = Evaluated(mean, tuple(first)), Evaluated(mean, tuple(second))
+    found = compare(before, after)
+    # The same scores as a mean have the formula's interval.
+    expected = compare(evaluated(*first), evaluated(*second))
+    assert found.pp == expected.pp
+    assert found.ci_pp == pytest.approx(expected.ci_pp, rel=0.1)
+    assert compare(before, after) == found
 
 
 def dataset(tmp_path: Path, labels: list[int] | None) -> Dataset:
@@ -64,38 +119,15 @@ def same(inputs: Tensors) -> Tensors:
     return {"y": inputs["x"]}
 
 
-def test_evaluate_gives_percent_samples_and_half_of_wilsons_interval(tmp_path: Path) -> None:
-    value, samples, ci_pp = evaluate(same, dataset(tmp_path, [0, 1, 2, 0]), "top1")
-    low, high = wilson_interval(3, 4)
-    assert (value, samples) == (75.0, 4)
-    assert ci_pp == pytest.approx(50 * (high - low))
+def test_a_model_is_run_on_one_sample_after_the_other(tmp_path: Path) -> None:
+    found = evaluate(same, dataset(tmp_path, [0, 1, 2, 0]), "top1")
+    assert (found.percent, found.kept) == (75.0, (1.0, 1.0, 1.0, 0.0))
 
 
-def half(outputs: Tensors, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.where(labels == 0, 0.5, 1.0)
-
-
-def wrong(outputs: Tensors, labels: NDArray[np.int64]) -> float:
-    return 90.0
-
-
-def test_a_metric_of_the_users_is_averaged(tmp_path: Path) -> None:
-    metric = f"{__name__}:half"
-    value, samples, ci_pp = evaluate(same, dataset(tmp_path, [0, 1, 2, 0]), metric)
-    assert (value, samples) == (75.0, 4)
-    # Scores 0.5 1 1 0.5: standard deviation 0.288675, over sqrt(4), times 1.959964.
-    assert ci_pp == pytest.approx(28.289, abs=1e-3)
-
-
-def test_a_metric_of_another_form_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="returned array"):
-        evaluate(same, dataset(tmp_path, [0, 1, 2, 0]), f"{__name__}:wrong")
-
-
-@pytest.mark.parametrize("metric", ["top2", "absent.module:f", f"{__name__}:absent"])
-def test_an_unknown_metric_is_refused(tmp_path: Path, metric: str) -> None:
-    with pytest.raises(UsageError):
-        evaluate(same, dataset(tmp_path, [0, 1, 2, 0]), metric)
+def test_f1_is_that_of_all_samples_together(tmp_path: Path) -> None:
+    found = evaluate(same, dataset(tmp_path, [0, 1, 1, 3]), "f1")
+    # Class 1: TP 1, FN 1; class 2: FP 1; classes 0 and 3 are right.
+    assert found.percent == pytest.approx(100 * (1 + 2 / 3 + 0 + 1) / 4)
 
 
 def test_data_without_labels_can_not_be_evaluated_on(tmp_path: Path) -> None:

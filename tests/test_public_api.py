@@ -18,10 +18,13 @@ PUBLIC_MODULES = (
     "bundle",
     "datasets",
     "evaluation",
+    "task_metrics",
+    "training",
     "export",
     "runtime.engine",
     "parity",
     "quantization",
+    "quantization.qat",
     "pipeline",
     "deploy",
 )

@@ -2,7 +2,15 @@ import json
 import math
 from pathlib import Path
 
-from deepseek_edge.artifacts import Accuracy, LayerError, Layers, ParityFloat, ParityGraph, Program
+from deepseek_edge.artifacts import (
+    Accuracy,
+    LayerError,
+    Layers,
+    ParityFloat,
+    ParityGraph,
+    Program,
+    Rung,
+)
 from deepseek_edge.report import (
     CompileReport,
     Latency,
@@ -38,9 +46,9 @@ def compile_report(*, verified: str | None = "host", sqnr_db: float = 90.0) -> C
         layer_errors=(LayerError("/fc/Gemm", 20.0, math.inf),),
     )
     accuracy = Accuracy("top1", 20, 90.0, 85.0, 5.0, 14.9) if ran else None
-    return CompileReport(
-        Path("m.dse"), "host", 9, {"total": 2.0, "codegen": 1.5}, (checked,), accuracy
-    )
+    ladder = () if accuracy is None else (Rung("mse", "d", "host", accuracy, 0.9, ("fc",), True),)
+    times = {"total": 2.0, "codegen": 1.5}
+    return CompileReport(Path("m.dse"), "host", 9, times, (checked,), accuracy, (), ladder)
 
 
 def keys(value: dict[str, object]) -> list[str]:
@@ -50,7 +58,8 @@ def keys(value: dict[str, object]) -> list[str]:
 def test_compile_has_the_keys_that_scripts_rely_on() -> None:
     found = compile_json((compile_report(),))
     assert keys(found) == [
-        "accuracy", "bundle", "notes", "programs", "schema", "size_bytes", "target", "time_s",
+        "accuracy", "bundle", "ladder", "notes", "programs", "pruned", "schema", "size_bytes",
+        "target", "time_s",
     ]  # fmt: skip
     assert found["time_s"] == {
         "total": 2.0, "quantize": None, "codegen": 1.5, "parity": None,
@@ -58,6 +67,12 @@ def test_compile_has_the_keys_that_scripts_rely_on() -> None:
     assert keys(found["accuracy"]) == [
         "ci_pp", "compiled", "drop_pp", "float", "metric", "samples",
     ]  # fmt: skip
+    (rung,) = found["ladder"]
+    assert rung == {
+        "name": "mse", "dataset": "d", "measured_on": "host", "metric": "top1", "samples": 20,
+        "float": 90.0, "compiled": 85.0, "drop_pp": 5.0, "ci_pp": 14.9, "int8_macs_share": 0.9,
+        "kept_float": ["fc"], "is_kept": True,
+    }  # fmt: skip
     (program,) = found["programs"]
     assert keys(program) == [
         "arena_bytes", "backend", "code_bytes", "id", "layer_errors", "layers", "parity_float",

@@ -1,6 +1,7 @@
 """``deepseek-edge compile``: a model in, checked bundles out."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,7 +19,8 @@ from deepseek_edge.cli.output import (
 from deepseek_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from deepseek_edge.pipeline import CompileResult
+    from deepseek_edge.pipeline import CompileRequest, CompileResult
+    from deepseek_edge.recipe import Recipe
     from deepseek_edge.report import CompileReport, ProfileReport, ProgramReport
 
 Precision = Literal["auto", "float32", "float16", "int8", "w4a16"]
@@ -58,14 +60,15 @@ SamplesOption = Annotated[
     int | None, typer.Option(metavar="N", help="How many calibration samples at most.")
 ]
 ObserverOption = Annotated[
-    Observer, typer.Option(help="How int8's ranges are taken from the data's values.")
+    Observer | None,
+    typer.Option(help="How int8's ranges are taken from the data's values; default: minmax."),
 ]
 FloatBudgetOption = Annotated[
-    float,
+    float | None,
     typer.Option(
         metavar="SHARE",
         help="Of the multiply-accumulates, 0 to 1: the layers that cost most accuracy, up to this "
-        "share, stay float.",
+        "share, stay float. Default: 0.",
     ),
 ]
 PreprocessOption = Annotated[
@@ -78,11 +81,17 @@ EvalOption = Annotated[
 ]
 MetricOption = Annotated[
     str | None,
-    typer.Option(help="top1, top5 or package.module:function; default: the data set's."),
+    typer.Option(
+        help="top1, top5, f1, map, map50 or package.module:function; default: the data set's."
+    ),
 ]
 MaxDropOption = Annotated[
     float | None,
-    typer.Option(metavar="PP", help="Fail if more percentage points of the metric are lost."),
+    typer.Option(
+        metavar="PP",
+        help="Quantize in other ways, or fail, while more percentage points of the metric are "
+        "lost.",
+    ),
 ]
 RequireRunOption = Annotated[
     bool, typer.Option("--require-run", help="Refuse targets that can't be run and checked here.")
@@ -105,6 +114,26 @@ HtmlOption = Annotated[
 ]
 
 
+PruneOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATIO|auto",
+        help="Remove channels of a factory's module first: this share of its parameters, or as "
+        "many as --latency-budget needs.",
+    ),
+]
+LatencyBudgetOption = Annotated[
+    float | None,
+    typer.Option(metavar="MS", help="What a call may take on the target; implies --prune auto."),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Train, prune, fine-tune and quantize as a recipe says (a file, or a name of "
+        "calibration/recipes); the other options win.",
+    ),
+]
 TuneOption = Annotated[
     float | None,
     typer.Option(
@@ -128,11 +157,14 @@ def compile_command(
     calib: CalibOption = None,
     samples: SamplesOption = None,
     preprocess: PreprocessOption = None,
-    observer: ObserverOption = "minmax",
-    float_budget: FloatBudgetOption = 0.0,
+    observer: ObserverOption = None,
+    float_budget: FloatBudgetOption = None,
     eval: EvalOption = None,
     metric: MetricOption = None,
     max_drop: MaxDropOption = None,
+    prune: PruneOption = None,
+    latency_budget: LatencyBudgetOption = None,
+    recipe: RecipeOption = None,
     require_run: RequireRunOption = False,
     dump: DumpOption = None,
     output: OutputOption = None,
@@ -142,32 +174,82 @@ def compile_command(
     format: FormatOption = "readable",
 ) -> None:
     """Compile a model, run what was made, compare it with its graph, and pack it."""
-    with narration() as narrator, warnings_told(narrator):
-        from deepseek_edge.pipeline import CompileRequest, compile_model
-        from deepseek_edge.quantization import QuantConfig
+    from deepseek_edge.pipeline.plan import CompileRequest
 
-        request = CompileRequest(
-            model=model,
-            targets=tuple(target),
-            precision=precision,
-            shapes=dict(parse_shape(text) for text in shape or []),
-            batches=parse_batches(batch),
-            calibration=calib,
-            samples=samples,
-            preprocess=preprocess,
-            quantization=QuantConfig(observer=observer, float_budget=float_budget),
-            evaluation=eval,
-            metric=metric,
-            max_drop_pp=max_drop,
-            require_run=require_run,
-            dump=dump,
-            output=output,
-            html=html,
-            tune_minutes=tune,
-            tune_database=tune_db,
-        )
+    request = CompileRequest(
+        model=model,
+        recipe=read_recipe(recipe, prune, latency_budget, observer, float_budget),
+        targets=tuple(target),
+        precision=precision,
+        shapes=dict(parse_shape(text) for text in shape or []),
+        batches=parse_batches(batch),
+        calibration=calib,
+        samples=samples,
+        preprocess=preprocess,
+        evaluation=eval,
+        metric=metric,
+        max_drop_pp=max_drop,
+        require_run=require_run,
+        dump=dump,
+        output=output,
+        html=html,
+        tune_minutes=tune,
+        tune_database=tune_db,
+    )
+    compile_and_show(request, format)
+
+
+def compile_and_show(request: "CompileRequest", format: Format) -> None:
+    """Do what is asked for, and print what came out."""
+    with narration() as narrator, warnings_told(narrator):
+        from deepseek_edge.pipeline import compile_model
+
         result = compile_model(request, narrate=narrator.say, progress=narrator.advance)
     show(result, format)
+
+
+def read_recipe(
+    name_or_path: str | None,
+    prune: str | None,
+    budget_ms: float | None,
+    observer: Observer | None,
+    float_budget: float | None,
+) -> "Recipe | None":
+    """The recipe that is named, with what the options say instead; None if there is neither.
+
+    Raises:
+        UsageError: there is none, or it can't be understood.
+    """
+    from deepseek_edge.pipeline.stages import override_pruning
+    from deepseek_edge.recipe import Recipe, load_recipe
+
+    recipe = None if name_or_path is None else load_recipe(name_or_path)
+    recipe = override_pruning(recipe, parse_ratio(prune), budget_ms)
+    given = {"observer": observer, "float_budget": float_budget}
+    options = {key: value for key, value in given.items() if value is not None}
+    if not options:
+        return recipe
+    recipe = recipe or Recipe()
+    return replace(recipe, quantize={**(recipe.quantize or {}), **options})
+
+
+def parse_ratio(text: str | None) -> "float | Literal['auto'] | None":
+    """Read --prune.
+
+    Raises:
+        UsageError: it is neither "auto" nor between 0 and 1.
+    """
+    if text is None or text == "auto":
+        return "auto" if text else None
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = 0.0
+    if not 0.0 < ratio < 1.0:
+        raise UsageError(
+            f"can't prune {text}", hint="--prune 0.3 removes 30 % of the parameters; or auto"
+        )
+    return ratio
 
 
 def show(result: "CompileResult", format: Format) -> None:
@@ -219,6 +301,11 @@ def describe(result: "CompileResult") -> Iterator[str]:
 
 
 def _details(report: "CompileReport", profile: "ProfileReport | None") -> Iterator[str]:
+    if pruned := report.pruned:
+        yield (
+            f"pruned: {pruned.parameters_before:,} to {pruned.parameters_after:,} parameters, "
+            f"{pruned.macs_before:,} to {pruned.macs_after:,} multiply-accumulates"
+        )
     for program in report.programs:
         yield from _program(program)
     if accuracy := report.accuracy:
@@ -227,6 +314,10 @@ def _details(report: "CompileReport", profile: "ProfileReport | None") -> Iterat
             f"{accuracy.drop_pp:+.2f} pp lost ({accuracy.samples} samples, "
             f"+/- {accuracy.ci_pp:.2f} pp)"
         )
+    if len(report.ladder) > 1:
+        from deepseek_edge.pipeline.ladder import tabulate
+
+        yield from (f"  {row}" for row in tabulate(report.ladder))
     yield from report.notes
     if profile is not None:
         latency = profile.latency_ms

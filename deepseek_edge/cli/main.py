@@ -10,7 +10,7 @@ import typer
 
 from deepseek_edge.cli import bundle, compile, doctor, profile, quantize, run, target
 from deepseek_edge.cli.output import print_error
-from deepseek_edge.errors import DeepSeekEdgeError, UsageError
+from deepseek_edge.errors import AccuracyError, DeepSeekEdgeError, UsageError
 
 INTERRUPTED = 130
 
@@ -70,6 +70,9 @@ def explain(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         print_error("interrupted", None)
         return INTERRUPTED
+    if isinstance(error, AccuracyError):
+        print_error(error.message, error.hint, error.rows)
+        return error.exit_code
     if isinstance(error, DeepSeekEdgeError):
         print_error(str(error), error.hint)
         return error.exit_code

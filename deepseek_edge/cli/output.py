@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,11 +30,13 @@ def print_lines(lines: Iterator[str] | list[str]) -> None:
         typer.echo(printable(line))
 
 
-def print_error(message: str, hint: str | None) -> None:
-    """Print what went wrong in one line, and what to do about it in another."""
+def print_error(message: str, hint: str | None, rows: Sequence[str] = ()) -> None:
+    """Print what went wrong in one line, a table if there is one, and what to do about it."""
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     label = typer.style("error:", fg="red", bold=True) if colour else "error:"
     typer.echo(f"{label} {one_line(message)}", err=True)
+    for row in rows:
+        typer.echo(f"  {printable(row)}", err=True)
     if hint is not None:
         typer.echo(f"\nhint: {one_line(hint)}", err=True)
 

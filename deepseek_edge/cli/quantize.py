@@ -55,7 +55,7 @@ def calibrate_command(
     samples: SamplesOption = None,
     preprocess: PreprocessOption = None,
     shape: ShapeOption = None,
-    observer: ObserverOption = "minmax",
+    observer: ObserverOption = None,
     scheme: SchemeOption = "asymmetric",
     format: FormatOption = "readable",
 ) -> None:
@@ -63,7 +63,7 @@ def calibrate_command(
     with narration() as narrator, warnings_told(narrator):
         from deepseek_edge.quantization import QuantConfig, write_table
 
-        config = QuantConfig(quant_scheme=scheme, observer=observer)
+        config = QuantConfig(quant_scheme=scheme, observer=observer or "minmax")
         quantizer = prepare_quantizer(model, shape, config, narrator)
         quantizer.calibrate(calibration_data(calib, preprocess), limit=samples)
         write_table(output, quantizer.table)
@@ -95,10 +95,10 @@ def quantize_command(
     samples: SamplesOption = None,
     preprocess: PreprocessOption = None,
     shape: ShapeOption = None,
-    observer: ObserverOption = "minmax",
+    observer: ObserverOption = None,
     scheme: SchemeOption = "asymmetric",
     rounding: RoundingOption = "gptq",
-    float_budget: FloatBudgetOption = 0.0,
+    float_budget: FloatBudgetOption = None,
     format: FormatOption = "readable",
 ) -> None:
     """Write a model's Q/DQ graph: int8 activations and weights, as ONNX."""
@@ -108,7 +108,10 @@ def quantize_command(
         from deepseek_edge.quantization import QuantConfig, read_table
 
         config = QuantConfig(
-            quant_scheme=scheme, observer=observer, rounding=rounding, float_budget=float_budget
+            quant_scheme=scheme,
+            observer=observer or "minmax",
+            rounding=rounding,
+            float_budget=float_budget or 0.0,
         )
         quantizer = prepare_quantizer(model, shape, config, narrator)
         dataset = None if calib is None else calibration_data(calib, preprocess)
@@ -132,7 +135,7 @@ def quantize_command(
     show(result, format, line, *(f"  {k.name}: float, {k.reason}" for k in quantized.kept_float))
 
 
-def check_sources(table: Path | None, calib: str | None, float_budget: float) -> None:
+def check_sources(table: Path | None, calib: str | None, float_budget: float | None) -> None:
     """Refuse to quantize without ranges, or without the data that an option needs.
 
     Raises:

@@ -6,16 +6,13 @@ from pathlib import Path
 
 import onnx
 
-from deepseek_edge.artifacts import Accuracy
 from deepseek_edge.export import fix_shapes, load_model
 from deepseek_edge.parity import Reference
-from deepseek_edge.pipeline.checking import (
-    CheckedProgram,
-    Narrate,
-    judge,
-    prepare_evaluation,
-)
+from deepseek_edge.pipeline.checking import CheckedProgram, Narrate
 from deepseek_edge.pipeline.choosing import Builder, CompileProgram, compile_graph
+from deepseek_edge.pipeline.evaluating import prepare_judges
+from deepseek_edge.pipeline.gate import Job, Passed, pass_gate
+from deepseek_edge.pipeline.given import Given
 from deepseek_edge.pipeline.packing import describe_source, pack, write_page
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, describe_plan, make_plan
 from deepseek_edge.pipeline.quantizing import (
@@ -25,9 +22,16 @@ from deepseek_edge.pipeline.quantizing import (
     check_precision,
     prepare_calibration,
 )
-from deepseek_edge.pipeline.workspace import Stopwatch, work_directory
+from deepseek_edge.pipeline.stages import (
+    Stages,
+    apply_recipe,
+    describe_stages,
+    plan_stages,
+)
+from deepseek_edge.pipeline.workspace import Stopwatch, stage_directory, work_directory
 from deepseek_edge.profiling.html import Chapter
 from deepseek_edge.profiling.measure import measure
+from deepseek_edge.quantization import QuantizedModel
 from deepseek_edge.report import CompileReport, ProfileReport
 
 __all__ = ["CompileRequest", "CompileResult", "compile_model"]
@@ -76,36 +80,79 @@ def compile_model(
         ParityError, AccuracyError: an artifact failed. Bundles of earlier targets are written,
             this one's is not, and nothing is half-written. OutputError: it can't be.
     """
-    planned = make_plan(request)
-    for line in describe_plan(request, planned):
+    request = apply_recipe(request)
+    planned, stages = make_plan(request), plan_stages(request)
+    for line in (*describe_plan(request, planned), *describe_stages(stages, request)):
         narrate(line)
-    model = fix_shapes(read_model(request.model), request.shapes)
-    check_precision(request, model)
-    evaluation = prepare_evaluation(request, model, reference := Reference(model))
-    origin = Origin(model, reference, prepare_calibration(request, model, evaluation))
-    source, chapters = describe_source(request.model, model), []
-    backend = compile_program or tvm_backend()
-    for one in planned:
-        with work_directory(request.dump, one.target.id) as work_dir:
-            clock = Stopwatch()
-            with clock.stage("quantize"):
-                quantized = origin.quantized_for(one.target, progress)
-            build = Builder(backend, one.target, request.batches, work_dir, progress)
-            with clock.stage("codegen"):
-                compiled = compile_graph(request.precision, origin.model, quantized, build, narrate)
-            compiled = tune_program(request, compiled, build, narrate=narrate, clock=clock)
-            with clock.stage("parity"):
-                compiled, checked = check_best(compiled, one, origin, narrate, build.rebuild)
-            with clock.stage("evaluation"):
-                accuracy, notes = judge(request, evaluation, checked, one, narrate=narrate)
-            pack(request, one, source, checked, evaluation)
-            notes = (*compiled.notes, *checked.notes, *notes)
-            report = describe_result(one, checked, accuracy, notes, clock.seconds())
-            profile = profile_for_page(request, one, checked, narrate)
-        chapters.append(Chapter(one.target, compiled.steps, report, profile))
+    with stage_directory(request.dump, stages) as stage_dir:
+        given = take_model(request, stages, stage_dir, narrate, progress)
+        check_precision(request, given.model)
+        judges = prepare_judges(request, given)
+        calibration = prepare_calibration(request, given, judges.evaluation)
+        origin = Origin(given.model, Reference(given.model), calibration)
+        source, chapters = describe_source(request.model, given.model), []
+        backend = compile_program or tvm_backend()
+        for one in planned:
+            with work_directory(request.dump, one.target.id) as work_dir:
+                clock = Stopwatch()
+                build = Builder(backend, one.target, request.batches, work_dir, progress)
+                job = Job(request, one, origin, build, clock, narrate)
+                passed = pass_gate(job, judges, make_program)
+                pack(request, one, source, passed.checked, judges.evaluation)
+                report = describe_result(one, given, passed, clock.seconds())
+                profile = profile_for_page(request, one, passed.checked, narrate)
+            chapters.append(Chapter(one.target, passed.compiled.steps, report, profile))
     if request.html is not None:
         write_page(request.html, f"{source.name}: compile report", chapters)
     return CompileResult(tuple(chapters), request.html)
+
+
+def take_model(
+    request: CompileRequest,
+    stages: Stages | None,
+    stage_dir: Path | None,
+    narrate: Narrate,
+    progress: Progress,
+) -> Given:
+    """The model that a request names, as it is or as its recipe makes it; torch is loaded here.
+
+    Args:
+        request: to which its recipe was applied.
+        stages: of the recipe.
+        stage_dir: for checkpoints; given if there are stages.
+        narrate: told lines for a person.
+        progress: told (stage, done, total).
+
+    Raises:
+        UsageError, ModelError, UnsupportedError: it can't be read, exported or pruned.
+        TrainingError: its training failed.
+    """
+    if stages is None or stage_dir is None:
+        return Given(fix_shapes(read_model(request.model), request.shapes))
+    from deepseek_edge.pipeline.compressing import compress, open_workshop
+
+    return compress(request, stages, open_workshop(request, stage_dir, narrate, progress))
+
+
+def make_program(
+    job: Job, quantized: QuantizedModel | None, number: int
+) -> tuple[Compiled, CheckedProgram]:
+    """Compile one form of the model, tune it if asked to, run it and compare it with its graph.
+
+    Args:
+        job: for which target, and how.
+        quantized: the model in INT8; None: as it was given.
+        number: how many of its forms were compiled before.
+
+    Raises:
+        ParityError: it computes something else. UnsupportedError, ModelError: it can't be compiled.
+    """
+    build, narrate = job.build.numbered(number), job.narrate
+    with job.clock.stage("codegen"):
+        compiled = compile_graph(job.request.precision, job.origin.model, quantized, build, narrate)
+    compiled = tune_program(job.request, compiled, build, narrate=narrate, clock=job.clock)
+    with job.clock.stage("parity"):
+        return check_best(compiled, job.one, job.origin, narrate, build.rebuild)
 
 
 def read_model(model: str | onnx.ModelProto) -> onnx.ModelProto:
@@ -132,21 +179,19 @@ def tune_program(
 
 
 def describe_result(
-    one: PlannedTarget,
-    checked: CheckedProgram,
-    accuracy: Accuracy | None,
-    notes: tuple[str, ...],
-    time_s: Mapping[str, float],
+    one: PlannedTarget, given: Given, passed: Passed, time_s: Mapping[str, float]
 ) -> CompileReport:
     """What was found about a bundle that has been written."""
     return CompileReport(
         bundle=one.output,
         target=one.target.id,
         size_bytes=one.output.stat().st_size,
-        time_s=time_s,
-        programs=(checked.report,),
-        accuracy=accuracy,
-        notes=notes,
+        time_s={**given.time_s, **time_s},
+        programs=(passed.checked.report,),
+        accuracy=passed.accuracy,
+        notes=(*passed.compiled.notes, *passed.checked.notes, *passed.notes),
+        ladder=passed.ladder,
+        pruned=given.pruned,
     )
 
 

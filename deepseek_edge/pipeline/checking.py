@@ -1,4 +1,4 @@
-"""Programs are run: compared with their graph, and judged by their task's metric."""
+"""Programs are run and compared with their graph."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,28 +6,23 @@ from dataclasses import dataclass
 
 import onnx
 
-from deepseek_edge.artifacts import Accuracy, Program
-from deepseek_edge.datasets import Dataset, load_dataset
-from deepseek_edge.errors import AccuracyError, ParityError, UsageError
-from deepseek_edge.evaluation import evaluate, load_metric
+from deepseek_edge.artifacts import Program
+from deepseek_edge.errors import ParityError
 from deepseek_edge.parity import (
     Reference,
     Tensors,
     check_graph,
     compare_float,
-    graph_inputs,
     measure_graph,
     output_steps,
     sample_inputs,
 )
 from deepseek_edge.pipeline.layer_parity import Call, check_layers, observable
 from deepseek_edge.pipeline.placement import Place, estimate_s, open_program
-from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
+from deepseek_edge.pipeline.plan import PlannedTarget
 from deepseek_edge.report import ProgramReport
 
 SAMPLES: Mapping[Place, int] = {"host": 3, "qemu": 1}
-# An evaluation under emulation that takes longer must be asked for: by a gate, which needs it.
-EMULATED_EVALUATION_S = 120.0
 
 Narrate = Callable[[str], None]
 Rebuild = Callable[[onnx.ModelProto], Program]
@@ -79,8 +74,8 @@ def check_program(
     call_s: list[float] = []
     with open_program(program, one.target, one.place) as run:
         for number, entry in enumerate(program.entries):
-            where = _where(one.place, estimate_s(entry, one.place))
-            narrate(f"{one.target.id}: checking {entry.name} on {where}")
+            told = where(one.place, estimate_s(entry, one.place))
+            narrate(f"{one.target.id}: checking {entry.name} on {told}")
             for sample in range(SAMPLES[one.place]):
                 inputs = sample_inputs(model, entry.inputs, sample)
                 expected.append(reference.run(inputs))
@@ -111,104 +106,6 @@ def _by_layer(error: ParityError, count: int) -> str:
     )
 
 
-def _where(place: Place, duration_s: float) -> str:
+def where(place: Place, duration_s: float) -> str:
+    """Where a program runs and, where that takes long, for how long."""
     return "this machine" if place == "host" else f"QEMU, about {duration_s:.0f} s"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Labelled data, and what the float model makes of it.
-
-    Attributes:
-        of_float: the metric of the float model, in percent.
-    """
-
-    dataset: Dataset
-    metric: str
-    of_float: float
-
-
-def prepare_evaluation(
-    request: CompileRequest, model: onnx.ModelProto, reference: Reference
-) -> Evaluation | None:
-    """Load the data set of a request, or refuse it, before anything is compiled.
-
-    Raises:
-        UsageError: it has no labels, is for calibration, doesn't fit the model's inputs, or
-            there is no entry for one sample.
-    """
-    if request.evaluation is None:
-        return None
-    dataset = load_dataset(request.evaluation)
-    if dataset.split == "calibration":
-        raise UsageError(
-            f"{dataset.id} is for calibration: accuracy on it means nothing",
-            hint="give another data set to --eval",
-        )
-    if dataset.targets is None:
-        raise UsageError(f"{dataset.id} has no labels", hint="give labelled data to --eval")
-    metric = request.metric or dataset.metric
-    load_metric(metric)
-    if 1 not in request.batches:
-        raise UsageError("--eval runs one sample at a time", hint="add 1 to --batch")
-    shapes = {spec.name: spec.shape for spec in graph_inputs(model)}
-    dataset = dataset.for_inputs(tuple(shapes))
-    for name, value in dataset.sample(0).items():
-        if value.shape != shapes[name]:
-            raise UsageError(
-                f"a sample of {dataset.id} is {list(value.shape)}, input {name!r} of the model "
-                f"takes {list(shapes[name])}",
-                hint="the data set belongs to another model, or --shape is wrong",
-            )
-    of_float, _, _ = evaluate(reference.run, dataset, metric)
-    return Evaluation(dataset, metric, of_float)
-
-
-def judge(
-    request: CompileRequest,
-    evaluation: Evaluation | None,
-    checked: CheckedProgram,
-    one: PlannedTarget,
-    *,
-    narrate: Narrate,
-) -> tuple[Accuracy | None, tuple[str, ...]]:
-    """Measure the task metric on the artifact, and apply the gate.
-
-    Under emulation only if that takes at most two minutes, or if a gate needs it.
-
-    Returns:
-        The accuracy, and notes on why there is none.
-
-    Raises:
-        AccuracyError: more is lost than ``request.max_drop_pp``.
-    """
-    if evaluation is None:
-        return None, ()
-    if one.place is None:
-        return None, ("accuracy was not measured: the program was run nowhere",)
-    dataset, metric, of_float = evaluation.dataset, evaluation.metric, evaluation.of_float
-    number = request.batches.index(1)
-    program = checked.report.program
-    # The first emulated call may have built the emulator's loader, so the estimate may be nearer.
-    call_s = min(checked.call_s[number], estimate_s(program.entries[number], "qemu"))
-    duration_s = len(dataset) * call_s
-    forced = one.place == "host" or request.max_drop_pp is not None
-    if duration_s > EMULATED_EVALUATION_S and not forced:
-        note = (
-            f"accuracy was not measured: {len(dataset)} samples take about {duration_s:.0f} s "
-            "under QEMU; --max-drop PP measures it nevertheless"
-        )
-        narrate(f"{one.target.id}: {note}")
-        return None, (note,)
-    where = _where(one.place, duration_s)
-    narrate(f"{one.target.id}: {len(dataset)} samples of {dataset.id} on {where}")
-    with open_program(program, one.target, one.place) as run:
-        compiled, count, ci_pp = evaluate(lambda inputs: run(inputs, number), dataset, metric)
-    drop_pp = of_float - compiled
-    if request.max_drop_pp is not None and drop_pp > request.max_drop_pp:
-        raise AccuracyError(
-            f"{one.target.id} loses {drop_pp:.2f} pp of {metric} ({of_float:.2f} to "
-            f"{compiled:.2f} %), {request.max_drop_pp} pp are allowed",
-            hint="raise --max-drop, or compile with a higher --precision",
-        )
-    return Accuracy(metric, count, of_float, compiled, drop_pp, ci_pp), ()

@@ -73,6 +73,14 @@ class Builder:
             graph, self.target, batches=self.batches, work_dir=work_dir, progress=self.progress
         )
 
+    def numbered(self, number: int) -> "Builder":
+        """The same for a program that isn't the first one: in a folder of its own."""
+        if number == 0:
+            return self
+        folder = self.work_dir / f"again-{number}"
+        folder.mkdir(exist_ok=True)
+        return replace(self, work_dir=folder)
+
     def rebuild(self, graph: onnx.ModelProto) -> Program:
         """Compile another form of a graph, beside it; raises what :meth:`build` raises."""
         return self.build(graph, "observed")

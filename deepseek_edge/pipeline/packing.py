@@ -19,7 +19,8 @@ from deepseek_edge.manifest import (
     program_record,
 )
 from deepseek_edge.parity import golden_tolerance
-from deepseek_edge.pipeline.checking import CheckedProgram, Evaluation
+from deepseek_edge.pipeline.checking import CheckedProgram
+from deepseek_edge.pipeline.evaluating import Evaluation
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, model_name
 from deepseek_edge.profiling.html import Chapter, render
 

@@ -12,6 +12,7 @@ from deepseek_edge.errors import OutputError, UnsupportedError, UsageError
 from deepseek_edge.pipeline.placement import Place, choose_place, is_this_machine
 from deepseek_edge.pipeline.tuning_database import check_database
 from deepseek_edge.quantization import QuantConfig
+from deepseek_edge.recipe import Recipe
 from deepseek_edge.target import Target, load_target
 
 PRECISIONS = ("auto", "float32", "float16", "int8", "w4a16")
@@ -32,7 +33,7 @@ class CompileRequest:
         batches: an entry each; the entries share the weights.
         calibration: a data set's id or path, for int8 and auto.
         samples: how many of it at most.
-        quantization: how; the scheme of activations is the target's.
+        quantization: how; the scheme of activations is the target's. None: the defaults.
         preprocess: of a folder of images: id of a description whose preprocessing is meant.
         evaluation: a data set's id or path; None: accuracy isn't measured.
         metric: the data set's own if None.
@@ -44,6 +45,8 @@ class CompileRequest:
         tune_minutes: how long to search for faster schedules on this machine; None: not at all,
             0: use what was found before.
         tune_database: where that is kept; None: in the user's cache.
+        recipe: what is done to a factory's module before; its options stand for those that are
+            None here.
     """
 
     model: str | onnx.ModelProto
@@ -53,7 +56,7 @@ class CompileRequest:
     batches: tuple[int, ...] = (1,)
     calibration: str | None = None
     samples: int | None = None
-    quantization: QuantConfig = field(default_factory=QuantConfig)
+    quantization: QuantConfig | None = None
     preprocess: str | None = None
     evaluation: str | None = None
     metric: str | None = None
@@ -64,6 +67,14 @@ class CompileRequest:
     html: Path | None = None
     tune_minutes: float | None = None
     tune_database: Path | None = None
+    recipe: Recipe | None = None
+
+    @property
+    def has_data(self) -> bool:
+        """There are data to take ranges from."""
+        return self.calibration is not None or (
+            self.recipe is not None and self.recipe.data is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,8 @@ def describe_plan(request: CompileRequest, planned: Sequence[PlannedTarget]) -> 
             yield f"    hint: {emulation_hint(one.target.arch)}"
     if request.calibration is not None:
         yield f"  calibrated on {request.calibration}"
+    elif request.has_data and request.precision in ("int8", "auto"):
+        yield "  calibrated on what it is trained on"
     if request.tune_minutes is not None:
         yield f"  tuned for {request.tune_minutes:g} minutes"
     if request.evaluation is not None:
@@ -182,7 +195,7 @@ def _check_options(request: CompileRequest) -> None:
         raise UsageError("a batch size is given twice", hint="--batch 1,4")
     if request.calibration is not None and request.precision not in ("int8", "auto"):
         raise UsageError("calibration data is for INT8", hint="add --precision int8 or auto")
-    if request.calibration is None and request.quantization != QuantConfig():
+    if not request.has_data and request.quantization is not None:
         raise UsageError("options of quantization need data", hint="add --calib SOURCE")
     if request.samples is not None and request.samples < 1:
         raise UsageError("at least one sample is needed", hint="leave --samples out for all")

@@ -1,6 +1,6 @@
 """INT8 in a compile: calibration data in, one Q/DQ graph for each kind of target out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
@@ -10,13 +10,10 @@ from deepseek_edge.datasets import Dataset, check_disjoint, load_dataset
 from deepseek_edge.errors import ModelError, ParityError, UsageError
 from deepseek_edge.integer_form import is_quantized
 from deepseek_edge.parity import Reference, Tensors, compare_float
-from deepseek_edge.pipeline.checking import (
-    CheckedProgram,
-    Evaluation,
-    Narrate,
-    Rebuild,
-    check_program,
-)
+from deepseek_edge.pipeline.checking import CheckedProgram, Narrate, Rebuild, check_program
+from deepseek_edge.pipeline.evaluating import Evaluation
+from deepseek_edge.pipeline.given import FineTune, Given, Progress
+from deepseek_edge.pipeline.ladder import Way
 from deepseek_edge.pipeline.placement import Place, open_program
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
 from deepseek_edge.quantization import QuantConfig, Quantizer
@@ -24,8 +21,6 @@ from deepseek_edge.quantization.config import Scheme
 from deepseek_edge.quantization.layer_errors import layer_errors
 from deepseek_edge.quantization.quantizer import QuantizedModel, load_samples
 from deepseek_edge.target import Target
-
-Progress = Callable[[str, int, int], None]
 
 
 def _silent(*_: object) -> None:
@@ -45,31 +40,70 @@ class Calibration:
     Attributes:
         samples: in memory, with a batch of 1.
         config: its scheme is the target's.
+        fine_tune: quantization-aware training; None without data for it.
+        trains_first: it is what was asked for, not what is left when all else fails.
     """
 
     model: onnx.ModelProto
     dataset: Dataset
     samples: Sequence[Tensors]
     config: QuantConfig = field(default_factory=QuantConfig)
-    _graphs: dict[str, QuantizedModel] = field(default_factory=dict, repr=False, compare=False)
+    fine_tune: FineTune | None = None
+    trains_first: bool = False
+    _quantizers: dict[QuantConfig, Quantizer] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _graphs: dict[Way, QuantizedModel] = field(default_factory=dict, repr=False, compare=False)
     _errors: list[tuple[QuantizedModel, tuple[LayerError, ...]]] = field(
         default_factory=list, repr=False, compare=False
     )
 
-    def quantized_for(self, target: Target, progress: Progress = _silent) -> QuantizedModel:
+    @property
+    def first_way(self) -> Way:
+        """What was asked for."""
+        return Way(self.config, is_trained=self.trains_first)
+
+    def quantized_for(
+        self, target: Target, way: Way | None = None, progress: Progress = _silent
+    ) -> QuantizedModel:
         """The Q/DQ graph for a target; targets that allow the same zero points share one.
+
+        Args:
+            target: says the scheme.
+            way: what was asked for if None.
+            progress: told (stage, done, total).
 
         Raises:
             InputError: the data can't serve.
-            UnsupportedError: the graph's opset can't be converted.
+            UnsupportedError: the graph's opset can't be converted, or a node can't be trained.
+            TrainingError: the training failed.
         """
+        way = way or self.first_way
         scheme: Scheme = "asymmetric" if target.qdq.zero_point else "symmetric"
-        if scheme not in self._graphs:
-            config = replace(self.config, quant_scheme=scheme)
-            quantizer = Quantizer(self.model, config, progress=progress)
-            data = list(self.samples)
-            self._graphs[scheme] = quantizer.calibrate(data).quantize()
-        return self._graphs[scheme]
+        return self._quantized(
+            replace(way, config=replace(way.config, quant_scheme=scheme)), progress
+        )
+
+    def _quantized(self, way: Way, progress: Progress) -> QuantizedModel:
+        if way not in self._graphs:
+            self._graphs[way] = self._quantize(way, progress)
+        return self._graphs[way]
+
+    def _quantize(self, way: Way, progress: Progress) -> QuantizedModel:
+        if way.budget:
+            whole = self._quantized(replace(way, budget=0.0), progress)
+            return whole.keep_costly_float(self.samples, way.budget, progress=progress)
+        if way.is_trained:
+            assert self.fine_tune is not None
+            return self.fine_tune(
+                self._quantized(replace(way, is_trained=False), progress), progress
+            )
+        # Budgets share the ranges and sensitivities that are found once.
+        shared = replace(way.config, float_budget=0.0)
+        if shared not in self._quantizers:
+            quantizer = Quantizer(self.model, shared, progress=progress)
+            self._quantizers[shared] = quantizer.calibrate(list(self.samples))
+        return self._quantizers[shared].quantize(float_budget=way.config.float_budget)
 
     def errors_of(self, quantized: QuantizedModel) -> tuple[LayerError, ...]:
         """Where the error enters a graph; computed once for all targets that share it."""
@@ -88,12 +122,12 @@ def check_precision(request: CompileRequest, model: onnx.ModelProto) -> None:
         ModelError: a graph that is quantized already is to be calibrated, or to be float.
     """
     if is_quantized(model):
-        if request.calibration is not None or request.precision in ("auto", "float32"):
+        if request.has_data or request.precision in ("auto", "float32"):
             raise ModelError(
                 "the model is quantized already: there is nothing to calibrate or to choose",
                 hint="leave --calib and --precision out, or give the float model",
             )
-    elif request.precision in ("int8", "auto") and request.calibration is None:
+    elif request.precision in ("int8", "auto") and not request.has_data:
         raise UsageError(
             "INT8 needs data that the activations' ranges are taken from",
             hint="--calib SOURCE: an .npz, a data set's id, or a folder of images; without "
@@ -102,13 +136,13 @@ def check_precision(request: CompileRequest, model: onnx.ModelProto) -> None:
 
 
 def prepare_calibration(
-    request: CompileRequest, model: onnx.ModelProto, evaluation: Evaluation | None
+    request: CompileRequest, given: Given, evaluation: Evaluation | None
 ) -> Calibration | None:
     """Load the calibration data of an INT8 request, or refuse it, before anything is compiled.
 
     Args:
         request: as given.
-        model: with fixed shapes.
+        given: the model, and data if the request names none.
         evaluation: what accuracy is measured on, if anything.
 
     Returns:
@@ -117,11 +151,28 @@ def prepare_calibration(
     Raises:
         UsageError: data for evaluation only, or shared with the evaluation.
     """
-    asked = request.precision in ("int8", "auto") and request.calibration is not None
-    if not asked or is_quantized(model):
+    asked = request.precision in ("int8", "auto") and request.has_data
+    if not asked or is_quantized(given.model):
         return None
-    assert request.calibration is not None
-    dataset = load_dataset(request.calibration, preprocess=request.preprocess)
+    if request.calibration is None:
+        assert given.calibration is not None
+        dataset = given.calibration
+    else:
+        dataset = _load_calibration(request.calibration, request, evaluation)
+    return Calibration(
+        model=given.model,
+        dataset=dataset,
+        samples=load_samples(given.model, dataset, request.samples or DEFAULT_SAMPLES),
+        config=request.quantization or QuantConfig(),
+        fine_tune=given.fine_tune,
+        trains_first=given.trains_first,
+    )
+
+
+def _load_calibration(
+    source: str, request: CompileRequest, evaluation: Evaluation | None
+) -> Dataset:
+    dataset = load_dataset(source, preprocess=request.preprocess)
     if dataset.split == "evaluation":
         raise UsageError(
             f"{dataset.id} is for evaluation: calibrated on it, a model's accuracy on it is not "
@@ -130,8 +181,7 @@ def prepare_calibration(
         )
     if evaluation is not None:
         check_disjoint(dataset, evaluation.dataset)
-    samples = load_samples(model, dataset, request.samples or DEFAULT_SAMPLES)
-    return Calibration(model, dataset, samples, request.quantization)
+    return dataset
 
 
 @dataclass(frozen=True)
@@ -148,11 +198,23 @@ class Origin:
     reference: Reference
     calibration: Calibration | None
 
-    def quantized_for(self, target: Target, progress: Progress) -> QuantizedModel | None:
+    @property
+    def first_way(self) -> Way | None:
+        """To quantize it; None if it is compiled as it is."""
+        return None if self.calibration is None else self.calibration.first_way
+
+    @property
+    def can_train(self) -> bool:
+        """There are data for quantization-aware training."""
+        return self.calibration is not None and self.calibration.fine_tune is not None
+
+    def quantized_for(
+        self, target: Target, way: Way | None, progress: Progress
+    ) -> QuantizedModel | None:
         """None without calibration; raises what :meth:`Calibration.quantized_for` raises."""
         if self.calibration is None:
             return None
-        return self.calibration.quantized_for(target, progress)
+        return self.calibration.quantized_for(target, way, progress)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from deepseek_edge.files import output_errors
@@ -25,6 +25,11 @@ def work_directory(dump: Path | None, name: str) -> Iterator[Path]:
     yield dump / name
 
 
+def stage_directory(dump: Path | None, stages: object) -> AbstractContextManager[Path | None]:
+    """A folder for the checkpoints of a recipe's stages, as :func:`work_directory`; or none."""
+    return nullcontext() if stages is None else work_directory(dump, "recipe")
+
+
 class Stopwatch:
     """Seconds by stage, and in total since it was made."""
 
@@ -39,6 +44,10 @@ class Stopwatch:
         yield
         self._stages[name] = self._stages.get(name, 0.0) + time.perf_counter() - started
 
+    def stages(self) -> dict[str, float]:
+        """By stage."""
+        return dict(self._stages)
+
     def seconds(self) -> dict[str, float]:
         """By stage, and "total"."""
-        return {"total": time.perf_counter() - self._started, **self._stages}
+        return {"total": time.perf_counter() - self._started, **self.stages()}

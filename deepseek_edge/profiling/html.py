@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from deepseek_edge.artifacts import Accuracy, LayerError, Step
+from deepseek_edge.artifacts import Accuracy, LayerError, Rung, Step
 from deepseek_edge.profiling.plots import (
     plot_latency,
     plot_layer_errors,
@@ -79,6 +79,8 @@ def _compiled(report: CompileReport, checked: ProgramReport) -> str:
     parts += ["<h3>Does it compute what the model says?</h3>", _parity(checked)]
     if report.accuracy is not None:
         parts += ["<h3>Is it still accurate?</h3>", _accuracy(report.accuracy)]
+    if len(report.ladder) > 1:
+        parts += ["<h3>Ways to quantize that were tried</h3>", _ladder(report.ladder)]
     layers = program.layers
     parts += [
         "<h3>Layers</h3>",
@@ -152,6 +154,22 @@ def _accuracy(accuracy: Accuracy) -> str:
             ]
         ],
     )
+
+
+def _ladder(ladder: tuple[Rung, ...]) -> str:
+    head = ["tried", "lost", "95 % interval", "int8 work", "measured on", "kept the promise"]
+    rows = [
+        [
+            html.escape(rung.name),
+            f"{rung.accuracy.drop_pp:+.2f} pp",
+            f"&plusmn;{rung.accuracy.ci_pp:.2f} pp",
+            "" if rung.int8_macs_share is None else f"{rung.int8_macs_share:.1%}",
+            html.escape(f"{rung.measured_on}, {rung.dataset}"),
+            "yes" if rung.is_kept else "no",
+        ]
+        for rung in ladder
+    ]
+    return _table(head, rows)
 
 
 def _profiled(chapter: Chapter, profile: ProfileReport) -> str:

@@ -60,14 +60,15 @@ def product_of(index: GraphIndex, node: onnx.NodeProto) -> Product:
     if automatic.startswith("SAME"):
         size = index.shape(node.input[0])[2:]
         pads = tuple(
-            _same_pads(size[i], shape[2 + i], strides[i], dilations[i], automatic == "SAME_LOWER")
+            same_pads(size[i], shape[2 + i], strides[i], dilations[i], automatic == "SAME_LOWER")
             for i in range(spatial)
         )
     groups = attribute(node, "group", 1)
     return Product(node.op_type, shape, groups, False, strides, dilations, pads)
 
 
-def _same_pads(size: int, kernel: int, stride: int, dilation: int, lower: bool) -> tuple[int, int]:
+def same_pads(size: int, kernel: int, stride: int, dilation: int, lower: bool) -> tuple[int, int]:
+    """Pads before and after that ONNX's auto_pad SAME_UPPER or SAME_LOWER means."""
     total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
     less, more = total // 2, total - total // 2
     return (more, less) if lower else (less, more)

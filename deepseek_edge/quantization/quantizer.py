@@ -15,8 +15,8 @@ from deepseek_edge.quantization.calibrate import affines, check_samples, observe
 from deepseek_edge.quantization.config import QuantConfig
 from deepseek_edge.quantization.equalize import channel_factors, equalize
 from deepseek_edge.quantization.graph import GraphIndex, set_initializer
-from deepseek_edge.quantization.insert import insert
-from deepseek_edge.quantization.placement import place
+from deepseek_edge.quantization.insert import QuantizedWeights, insert
+from deepseek_edge.quantization.placement import Placement, place
 from deepseek_edge.quantization.prepare import prepare
 from deepseek_edge.quantization.reconstruct import (
     Reconstruction,
@@ -40,11 +40,20 @@ from deepseek_edge.quantization.table import (
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+    from torch import nn
 
     Array = np.ndarray[Any, Any]
     Sample = Mapping[str, Array]
 
 Progress = Callable[[str, int, int], None]
+# Of each layer: SQNR with it alone quantized, and multiply-accumulates.
+Ranking = tuple[dict[str, float], dict[str, int]]
+# What deepseek_edge.export does; this package doesn't know it.
+Export = Callable[["nn.Module"], "onnx.ModelProto"]
+
+
+def _silent(*_: object) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,29 @@ class QuantizedModel:
             reasons: by the layer's name; of a layer that is float already, the first one stays.
         """
         parts = replace(self.parts, excluded={**reasons, **self.parts.excluded})
-        return _write(parts, self.table)
+        return write_quantized(parts, self.table)
+
+    def keep_costly_float(
+        self, samples: Sequence[Sample], budget: float, *, progress: Progress = _silent
+    ) -> QuantizedModel:
+        """The same with the layers in float that cost most accuracy, as with ``float_budget``.
+
+        Args:
+            samples: arrays by input name; the first four are run.
+            budget: share of the multiply-accumulates, 0 to 1, that may become float.
+            progress: told (stage, done, total).
+        """
+        parts = self.parts
+        placement = place(GraphIndex(parts.model), parts.excluded)
+        ranking = _rank(parts, placement, parts.rounded.weights, samples, progress)
+        return self.keep_float(choose_float(*ranking, budget))
+
+    @property
+    def int8_macs_share(self) -> float:
+        """Of the multiply-accumulates of all layers, those that are integer, 0 to 1."""
+        names = [*self.layers, *(one.name for one in self.kept_float)]
+        macs = layer_macs(GraphIndex(self.parts.model), names)
+        return sum(macs[name] for name in self.layers) / max(sum(macs.values()), 1)
 
 
 @dataclass(frozen=True)
@@ -92,7 +123,8 @@ class Parts:
     excluded: Mapping[str, str]
 
 
-def _write(parts: Parts, table: CalibrationTable) -> QuantizedModel:
+def write_quantized(parts: Parts, table: CalibrationTable) -> QuantizedModel:
+    """Write the Q/DQ graph of these parts."""
     index = GraphIndex(parts.model)
     placement = place(index, parts.excluded)
     nodes = {node.name: node for node in index.nodes}
@@ -105,8 +137,36 @@ def _write(parts: Parts, table: CalibrationTable) -> QuantizedModel:
     return QuantizedModel(quantized, table, placement.layers, placement.kept_float, parts)
 
 
-def _silent(*_: object) -> None:
-    pass
+def _rank(
+    parts: Parts,
+    placement: Placement,
+    weights: Mapping[str, QuantizedWeights],
+    samples: Sequence[Sample],
+    progress: Progress,
+) -> Ranking:
+    sensitivity = layer_sensitivity(
+        parts.model,
+        placement,
+        parts.activations,
+        weights,
+        samples,
+        progress=lambda done, total: progress("sensitivity", done, total),
+    )
+    return sensitivity, layer_macs(GraphIndex(parts.model), placement.layers)
+
+
+def _graph(model: onnx.ModelProto | nn.Module, export: Export | None) -> onnx.ModelProto:
+    import onnx
+
+    if isinstance(model, onnx.ModelProto):
+        return model
+    if export is None:
+        raise UsageError(
+            f"a {type(model).__name__} doesn't tell the shapes of its inputs",
+            hint="give export: lambda m: fix_shapes(export_module(m, inputs), {}), with "
+            "deepseek_edge.export's fix_shapes and torch_module.export_module",
+        )
+    return export(model)
 
 
 def load_samples(
@@ -140,22 +200,26 @@ class Quantizer:
 
     def __init__(
         self,
-        model: onnx.ModelProto,
+        model: onnx.ModelProto | nn.Module,
         config: QuantConfig | None = None,
         *,
+        export: Export | None = None,
         progress: Progress = _silent,
     ) -> None:
         """Prepare a model; it is not changed.
 
         Args:
-            model: float, static shapes, opset up to 20.
+            model: a graph: float, static shapes, opset up to 20; or a module.
             config: defaults if None.
+            export: makes such a graph of a module: it knows the shapes of the inputs.
             progress: told (stage, done, total).
 
         Raises:
+            UsageError: a module comes without ``export``.
             ModelError: it is quantized already, or a shape is not static.
-            UnsupportedError: its opset can't be converted.
+            UnsupportedError: its opset can't be converted; or as ``export``.
         """
+        model = _graph(model, export)
         self.config = config or QuantConfig()
         self.graph_sha256 = digest_bytes(model.SerializeToString(deterministic=True))
         self._progress = progress
@@ -163,6 +227,8 @@ class Quantizer:
         self._table: CalibrationTable | None = None
         self._samples: list[Sample] | None = None
         self._is_given = False
+        self._even: tuple[onnx.ModelProto, Mapping[str, Affine]] | None = None
+        self._ranking: Ranking | None = None
 
     def calibrate(self, data: Dataset | Sequence[Sample], *, limit: int | None = None) -> Quantizer:
         """Take the activations' ranges from data, which rounding then uses too.
@@ -193,6 +259,7 @@ class Quantizer:
             },
         )
         self._samples, self._is_given = samples, False
+        self._even = self._ranking = None
         return self
 
     def _ranges(
@@ -243,6 +310,7 @@ class Quantizer:
         if samples is not None:
             check_samples(self._model, samples)
         self._table, self._samples, self._is_given = table, samples, True
+        self._even = self._ranking = None
         return self
 
     @property
@@ -259,19 +327,20 @@ class Quantizer:
             )
         return self._table
 
-    def quantize(self) -> QuantizedModel:
+    def quantize(self, *, float_budget: float | None = None) -> QuantizedModel:
         """Write the Q/DQ graph.
+
+        Args:
+            float_budget: the config's if None. Ranges and sensitivities are found once, so that
+                several budgets cost little more than one.
 
         Raises:
             UsageError: nothing was calibrated.
         """
-        table, model, samples = self.table, self._model, self._samples
-        activations = table.affines
-        if samples is not None and self.config.equalization and not self._is_given:
-            model = equalize(model, channel_factors(model, samples))
-            ranges = self._ranges(model, samples, "equalize")
-            activations = affines(ranges, symmetric=self.config.is_symmetric)
-        excluded = self._find_costly(model, activations, samples)
+        table, samples = self.table, self._samples
+        model, activations = self._equalized()
+        budget = self.config.float_budget if float_budget is None else float_budget
+        excluded = self._find_costly(budget)
         placement = place(GraphIndex(model), excluded)
         if samples is None:
             result = quantize_plainly(model, placement, activations)
@@ -284,25 +353,27 @@ class Quantizer:
                 rounding=self.config.rounding,
                 progress=lambda done, total: self._progress("quantize", done, total),
             )
-        return _write(Parts(model, activations, result, excluded), table)
+        return write_quantized(Parts(model, activations, result, excluded), table)
 
-    def _find_costly(
-        self,
-        model: onnx.ModelProto,
-        activations: Mapping[str, Affine],
-        samples: Sequence[Sample] | None,
-    ) -> dict[str, str]:
-        """Layers that the config lets stay float, with the reason."""
-        if not self.config.float_budget or samples is None:
+    def _equalized(self) -> tuple[onnx.ModelProto, Mapping[str, Affine]]:
+        """The model to be quantized, and the integers of its activations."""
+        if self._even is None:
+            model, activations = self._model, self.table.affines
+            if self._samples is not None and self.config.equalization and not self._is_given:
+                model = equalize(model, channel_factors(model, self._samples))
+                ranges = self._ranges(model, self._samples, "equalize")
+                activations = affines(ranges, symmetric=self.config.is_symmetric)
+            self._even = model, activations
+        return self._even
+
+    def _find_costly(self, budget: float) -> dict[str, str]:
+        """Layers that a budget lets stay float, with the reason."""
+        if not budget or self._samples is None:
             return {}
-        index = GraphIndex(model)
-        placement = place(index)
-        cost = layer_sensitivity(
-            model,
-            placement,
-            activations,
-            quantize_plainly(model, placement, activations).weights,
-            samples,
-            progress=lambda done, total: self._progress("sensitivity", done, total),
-        )
-        return choose_float(cost, layer_macs(index, placement.layers), self.config.float_budget)
+        if self._ranking is None:
+            model, activations = self._equalized()
+            placement = place(GraphIndex(model))
+            plain = quantize_plainly(model, placement, activations)
+            parts = Parts(model, activations, plain, {})
+            self._ranking = _rank(parts, placement, plain.weights, self._samples, self._progress)
+        return choose_float(*self._ranking, budget)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from deepseek_edge.evaluation import signal_to_noise_db
 from deepseek_edge.quantization.affine import Affine
 from deepseek_edge.quantization.calibrate import session
-from deepseek_edge.quantization.graph import GraphIndex
+from deepseek_edge.quantization.graph import GraphIndex, attribute
 from deepseek_edge.quantization.insert import QuantizedWeights, insert
 from deepseek_edge.quantization.placement import Placement
-from deepseek_edge.quantization.products import product_of, to_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,18 +88,18 @@ def choose_float(
 
 
 def layer_macs(index: GraphIndex, names: Sequence[str]) -> dict[str, int]:
-    """Multiply-accumulates of layers with constant weights."""
+    """Multiply-accumulates of layers (Conv, ConvTranspose, Gemm, MatMul)."""
     nodes = {node.name: node for node in index.nodes}
-    macs = {}
-    for name in names:
-        node = nodes[name]
-        product = product_of(index, node)
-        _, rows, k = to_rows(product, index.value(node.input[1])).shape
-        if product.op == "ConvTranspose":  # every input pixel meets every weight of its group
-            macs[name] = math.prod(index.shape(node.input[0])) * rows
-        else:
-            macs[name] = math.prod(index.shape(node.output[0])) * k
-    return macs
+    return {name: _macs(index, nodes[name]) for name in names}
+
+
+def _macs(index: GraphIndex, node: onnx.NodeProto) -> int:
+    x, w, y = (index.shape(name) for name in (*node.input[:2], node.output[0]))
+    if node.op_type == "ConvTranspose":  # every input pixel meets every weight of its group
+        return math.prod(x) * math.prod(w[1:])
+    if node.op_type == "Conv":
+        return math.prod(y) * math.prod(w[1:])
+    return math.prod(y) * (x[0] if attribute(node, "transA", 0) else x[-1])
 
 
 def _outputs(model: onnx.ModelProto, samples: Sequence[Sample]) -> list[Array]:

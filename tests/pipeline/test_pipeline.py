@@ -16,7 +16,14 @@ from deepseek_edge.errors import (
     UnsupportedError,
     UsageError,
 )
-from deepseek_edge.pipeline import CompileRequest, CompileResult, checking, compile_model
+from deepseek_edge.evaluation import Evaluated
+from deepseek_edge.pipeline import (
+    CompileRequest,
+    CompileResult,
+    checking,
+    compile_model,
+    evaluating,
+)
 from deepseek_edge.pipeline.running import (
     check_golden_run,
     choose_entry,
@@ -24,6 +31,7 @@ from deepseek_edge.pipeline.running import (
     profile_bundle,
 )
 from deepseek_edge.report import compile_json
+from deepseek_edge.task_metrics import load_metric
 from tests.tiny_model import IN, OUT, TinyBackend, parameters, tiny_onnx
 
 
@@ -173,16 +181,25 @@ def test_accuracy_is_measured_on_the_float_model_and_on_the_artifact(model: Path
     assert accuracy is not None
     assert (accuracy.metric, accuracy.samples) == ("top1", 10)
     assert (accuracy.float, accuracy.compiled, accuracy.drop_pp) == (80.0, 80.0, 0.0)
-    assert 20 < accuracy.ci_pp < 30
+    # No sample changed: Bonett and Price's interval with 0 and 0 of 10.
+    assert accuracy.ci_pp == pytest.approx(23.098, abs=1e-3)
+    (rung,) = result.reports[0].ladder
+    assert (rung.name, rung.measured_on, rung.is_kept) == ("as given", "host", True)
 
 
 def test_a_gate_that_is_missed_leaves_no_bundle(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = iter([(90.0, 10, 5.0), (80.0, 10, 5.0)])
-    monkeypatch.setattr(checking, "evaluate", lambda *_: next(scores))
-    with pytest.raises(AccuracyError, match=r"loses 10\.00 pp of top1"):
+    metric = load_metric("top1")
+    scores = iter(
+        [Evaluated(metric, (1.0,) * 9 + (0.0,)), Evaluated(metric, (1.0,) * 8 + (0.0,) * 2)]
+    )
+    monkeypatch.setattr(evaluating, "evaluate", lambda *_: next(scores))
+    with pytest.raises(
+        AccuracyError, match=r"loses 10\.00 pp of top1 \(90\.00 to 80\.00 %\)"
+    ) as error:
         compile_tiny(model, evaluation=labelled(model.parent), max_drop_pp=9.9)
+    assert (error.value.exit_code, error.value.rows) == (1, ())
     assert not (model.parent / "out-host.dse").exists()
 
 
@@ -201,7 +218,7 @@ def test_an_evaluation_that_makes_no_sense_is_refused(
     dataset = load_dataset(labelled(model.parent))
     if "evaluation" in changes:
         calibration = dataclasses.replace(dataset, split="calibration")
-        monkeypatch.setattr(checking, "load_dataset", lambda _: calibration)
+        monkeypatch.setattr(evaluating, "load_dataset", lambda _: calibration)
     backend = TinyBackend()
     with pytest.raises(UsageError, match=message):
         compile_tiny(model, backend, **({"evaluation": dataset.id} | changes))
@@ -212,7 +229,7 @@ def test_an_evaluation_that_makes_no_sense_is_refused(
 def test_a_long_evaluation_under_emulation_must_be_asked_for(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checking, "EMULATED_EVALUATION_S", 0.01)
+    monkeypatch.setattr(evaluating, "EMULATED_EVALUATION_S", 0.01)
     report = compile_tiny(model, targets=("arm64",), evaluation=labelled(model.parent)).reports[0]
     assert report.accuracy is None
     assert "--max-drop" in report.notes[0]

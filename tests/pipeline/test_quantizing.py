@@ -9,6 +9,7 @@ from deepseek_edge.errors import InputError, ModelError, UsageError
 from deepseek_edge.export import fix_shapes
 from deepseek_edge.integer_form import is_quantized
 from deepseek_edge.pipeline import CompileRequest, compile_model
+from deepseek_edge.pipeline.given import Given
 from deepseek_edge.pipeline.plan import model_name
 from deepseek_edge.pipeline.quantizing import check_precision, prepare_calibration
 from deepseek_edge.quantization import QuantConfig, Quantizer
@@ -75,12 +76,12 @@ def test_data_for_a_quantized_graph_is_refused(data: str) -> None:
         with pytest.raises(ModelError, match="quantized already"):
             check_precision(request(**changes), quantized)
     check_precision(request(), quantized)
-    assert prepare_calibration(request(), quantized, None) is None
+    assert prepare_calibration(request(), Given(quantized), None) is None
 
 
 def test_a_target_without_zero_points_gets_a_graph_without_them(data: str) -> None:
     model = fix_shapes(residual(), {})
-    calibration = prepare_calibration(request(calibration=data, samples=9), model, None)
+    calibration = prepare_calibration(request(calibration=data, samples=9), Given(model), None)
     assert calibration is not None and len(calibration.samples) == 9
     points = {}
     for name in ("host", "raspberry-pi-5", "jetson-orin"):
@@ -96,7 +97,7 @@ def test_a_target_without_zero_points_gets_a_graph_without_them(data: str) -> No
 
 def test_options_of_quantization_reach_the_quantizer(data: str) -> None:
     asked = request(calibration=data, quantization=COARSE)
-    calibration = prepare_calibration(asked, fix_shapes(residual(), {}), None)
+    calibration = prepare_calibration(asked, Given(fix_shapes(residual(), {})), None)
     assert calibration is not None
     found = calibration.quantized_for(load_target("host"))
     assert found.table.observer == "percentile"

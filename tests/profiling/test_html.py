@@ -3,7 +3,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-from deepseek_edge.artifacts import Accuracy, LayerError, ParityFloat, ParityGraph, Step
+from deepseek_edge.artifacts import Accuracy, LayerError, ParityFloat, ParityGraph, Rung, Step
 from deepseek_edge.profiling.html import Chapter, render
 from deepseek_edge.profiling.roofline import with_limits
 from deepseek_edge.report import CompileReport, Latency, LayerTime, ProfileReport, ProgramReport
@@ -149,3 +149,17 @@ def test_the_table_says_what_limits_each_step() -> None:
     text = page()
     for cell in ("4.03", "500.0", "8.1", "4.0", "0.167 (arithmetic)", "17%", "0.001 (memory)"):
         assert f"<td>{cell}</td>" in text, cell
+
+
+def test_a_page_shows_what_a_gate_tried_if_it_tried_several_ways() -> None:
+    lost = Accuracy("top1", 20, 90.0, 85.0, 5.0, 14.9)
+    first = Rung("minmax", "<photos>", "host", lost, 1.0, (), False)
+    second = replace(first, name="mse", is_kept=True)
+    head = "Ways to quantize that were tried"
+    one = replace(COMPILED, ladder=(second,))
+    both = replace(COMPILED, ladder=(first, second))
+    assert head not in render("t", [Chapter(TARGET, STEPS, one, None)])
+    page = render("t", [Chapter(TARGET, STEPS, both, None)])
+    assert head in page
+    assert "<td>minmax</td><td>+5.00 pp</td>" in page
+    assert "host, &lt;photos&gt;" in page

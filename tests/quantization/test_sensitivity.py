@@ -62,3 +62,24 @@ def test_what_stays_float_has_its_reason() -> None:
     assert "dB at the output" in found.kept_float[0].reason
     assert "y_node" not in found.layers
     onnx.checker.check_model(found.model, full_check=True)
+
+
+def test_one_calibration_serves_several_budgets() -> None:
+    quantizer = Quantizer(residual(), QuantConfig(float_budget=0.01)).calibrate(samples(8))
+    assert quantizer.quantize().layers == ("a_node", "b_node", "c_node")
+    assert len(quantizer.quantize(float_budget=0.0).layers) == 4
+    least = quantizer.quantize(float_budget=1.0)
+    assert least.layers == ()
+    again = Quantizer(residual(), QuantConfig(float_budget=1.0)).calibrate(samples(8)).quantize()
+    assert again.model == least.model
+
+
+def test_a_quantized_model_can_give_up_its_costliest_layers() -> None:
+    data = samples(8)
+    whole = Quantizer(residual()).calibrate(data).quantize()
+    found = whole.keep_costly_float(data, 0.01)
+    assert [kept.name for kept in found.kept_float] == ["y_node"]
+    assert "dB at the output" in found.kept_float[0].reason
+    # 144 x 8 x (27 + 9 + 8) multiply-accumulates before the 40 of the last layer.
+    assert whole.int8_macs_share == 1.0
+    assert found.int8_macs_share == pytest.approx(50688 / 50728)

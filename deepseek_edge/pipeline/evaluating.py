@@ -1,0 +1,152 @@
+"""The task's metric: of the float model, and of what was made of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from deepseek_edge.artifacts import Accuracy
+from deepseek_edge.datasets import Dataset, load_dataset
+from deepseek_edge.errors import UsageError
+from deepseek_edge.evaluation import Evaluated, compare, evaluate
+from deepseek_edge.parity import Reference, Tensors, graph_inputs
+from deepseek_edge.pipeline.checking import CheckedProgram, Narrate, where
+from deepseek_edge.pipeline.given import Given
+from deepseek_edge.pipeline.placement import estimate_s, open_program
+from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
+from deepseek_edge.task_metrics import load_metric
+
+# An evaluation under emulation that takes longer must be asked for: by a gate, which needs it.
+EMULATED_EVALUATION_S = 120.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Labelled data, and what the float model makes of it."""
+
+    dataset: Dataset
+    of_float: Evaluated
+
+    def judge(self, run: Callable[[dict[str, Any]], Tensors]) -> Accuracy:
+        """Compare another form of the model with the float one, on the same samples.
+
+        Args:
+            run: inputs by name, with a batch of 1, to outputs by name.
+        """
+        name = self.of_float.metric.name
+        compiled = evaluate(run, self.dataset, name)
+        drop = compare(self.of_float, compiled)
+        return Accuracy(
+            metric=name,
+            samples=len(self.dataset),
+            float=self.of_float.percent,
+            compiled=compiled.percent,
+            drop_pp=drop.pp,
+            ci_pp=drop.ci_pp,
+        )
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Data with what the float model makes of them.
+
+    Attributes:
+        evaluation: that the artifact is judged on; None: it isn't.
+        validation: that ways to quantize are chosen on; None: they are chosen on ``evaluation``,
+            which makes its figure a little too good.
+    """
+
+    evaluation: Evaluation | None = None
+    validation: Evaluation | None = None
+
+
+def prepare_judges(request: CompileRequest, given: Given) -> Judges:
+    """Load the data set of a request, or refuse it, and run the float model, before any compile.
+
+    Args:
+        request: as given.
+        given: the model, what it was before it was pruned, and data to choose on.
+
+    Raises:
+        UsageError: it has no labels, is for calibration, doesn't fit the model's inputs, or
+            there is no entry for one sample.
+    """
+    if request.evaluation is None:
+        return Judges()
+    dataset = load_dataset(request.evaluation)
+    if dataset.split == "calibration":
+        raise UsageError(
+            f"{dataset.id} is for calibration: accuracy on it means nothing",
+            hint="give another data set to --eval",
+        )
+    if dataset.targets is None:
+        raise UsageError(f"{dataset.id} has no labels", hint="give labelled data to --eval")
+    if 1 not in request.batches:
+        raise UsageError("--eval runs one sample at a time", hint="add 1 to --batch")
+    model = given.unpruned or given.model
+    metric, reference = request.metric or dataset.metric, Reference(model)
+    evaluation = evaluation_on(dataset, metric, model, reference)
+    if given.validation is None or request.max_drop_pp is None:
+        return Judges(evaluation)
+    return Judges(evaluation, evaluation_on(given.validation, metric, model, reference))
+
+
+def evaluation_on(
+    dataset: Dataset, metric: str, model: onnx.ModelProto, reference: Reference
+) -> Evaluation:
+    """Run the float model on a data set.
+
+    Raises:
+        UsageError: no such metric, or the data don't fit the model's inputs.
+    """
+    load_metric(metric)
+    shapes = {spec.name: spec.shape for spec in graph_inputs(model)}
+    dataset = dataset.for_inputs(tuple(shapes))
+    for name, value in dataset.sample(0).items():
+        if value.shape != shapes[name]:
+            raise UsageError(
+                f"a sample of {dataset.id} is {list(value.shape)}, input {name!r} of the model "
+                f"takes {list(shapes[name])}",
+                hint="the data set belongs to another model, or --shape is wrong",
+            )
+    return Evaluation(dataset, evaluate(reference.run, dataset, metric))
+
+
+def measure_accuracy(
+    request: CompileRequest,
+    evaluation: Evaluation | None,
+    checked: CheckedProgram,
+    one: PlannedTarget,
+    *,
+    narrate: Narrate,
+) -> tuple[Accuracy | None, tuple[str, ...]]:
+    """Measure the task's metric on the artifact.
+
+    Under emulation only if that takes at most two minutes, or if a gate needs it.
+
+    Returns:
+        The accuracy, and notes on why there is none.
+    """
+    if evaluation is None:
+        return None, ()
+    if one.place is None:
+        return None, ("accuracy was not measured: the program was run nowhere",)
+    dataset = evaluation.dataset
+    number = request.batches.index(1)
+    program = checked.report.program
+    # The first emulated call may have built the emulator's loader, so the estimate may be nearer.
+    call_s = min(checked.call_s[number], estimate_s(program.entries[number], "qemu"))
+    duration_s = len(dataset) * call_s
+    forced = one.place == "host" or request.max_drop_pp is not None
+    if duration_s > EMULATED_EVALUATION_S and not forced:
+        note = (
+            f"accuracy was not measured: {len(dataset)} samples take about {duration_s:.0f} s "
+            "under QEMU; --max-drop PP measures it nevertheless"
+        )
+        narrate(f"{one.target.id}: {note}")
+        return None, (note,)
+    place = where(one.place, duration_s)
+    narrate(f"{one.target.id}: {len(dataset)} samples of {dataset.id} on {place}")
+    with open_program(program, one.target, one.place) as run:
+        return evaluation.judge(lambda inputs: run(inputs, number)), ()
