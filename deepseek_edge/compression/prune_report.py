@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from deepseek_edge.compression.counting import (
-    Ranking,
-    count_macs,
-    count_parameters,
-    lengths,
-    shape_of,
-)
+from deepseek_edge.compression.counting import count_macs, count_parameters, lengths, shape_of
+from deepseek_edge.compression.planning import Plan, explain_stuck
 
 
 @dataclass(frozen=True)
@@ -66,17 +60,12 @@ class PruneReport:
         return 1.0 - self.macs_after / self.macs_before if self.macs_before else 0.0
 
 
-def make_report(ranking: Ranking, gone: Sequence[int], reasons: Mapping[str, str]) -> PruneReport:
-    """Describe a selection.
-
-    Args:
-        ranking: of the model before.
-        gone: how many units of each group go.
-        reasons: name of each layer that can't lose outputs, with the reason.
-    """
-    graph = ranking.graph
-    before = lengths(ranking, [0] * len(gone))
-    after = lengths(ranking, gone)
+def make_report(plan: Plan) -> PruneReport:
+    """Describe what a plan takes out."""
+    graph, ranking = plan.graph, plan.ranked.ranking
+    reasons = explain_stuck(plan.ranked)
+    before = lengths(ranking, [0] * len(graph.groups))
+    after = lengths(ranking, plan.gone)
     rows: dict[str, PrunedLayer] = {}
     for layer in graph.layers:
         old, new = shape_of(layer, graph, before), shape_of(layer, graph, after)
@@ -103,27 +92,21 @@ def make_report(ranking: Ranking, gone: Sequence[int], reasons: Mapping[str, str
 
 def merge_reports(first: PruneReport, last: PruneReport) -> PruneReport:
     """Of several rounds: before the first, after the last."""
-    befores: Mapping[str, PrunedLayer] = {layer.name: layer for layer in first.layers}
+    befores = {layer.name: layer for layer in first.layers}
     layers = tuple(
-        PrunedLayer(
-            name=layer.name,
-            op=layer.op,
+        replace(
+            layer,
             in_before=befores[layer.name].in_before,
-            in_after=layer.in_after,
             out_before=befores[layer.name].out_before,
-            out_after=layer.out_after,
             macs_before=befores[layer.name].macs_before,
-            macs_after=layer.macs_after,
         )
         for layer in last.layers
     )
-    return PruneReport(
+    return replace(
+        last,
         parameters_before=first.parameters_before,
-        parameters_after=last.parameters_after,
         macs_before=first.macs_before,
-        macs_after=last.macs_after,
+        predicted_ms_before=first.predicted_ms_before,
         layers=layers,
         unpruned=first.unpruned,
-        predicted_ms_before=first.predicted_ms_before,
-        predicted_ms_after=last.predicted_ms_after,
     )

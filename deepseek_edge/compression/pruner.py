@@ -5,37 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from deepseek_edge.compression import importance as scoring
-from deepseek_edge.compression.counting import (
-    Ranking,
-    count_macs,
-    count_parameters,
-    doomed_units,
-    lengths,
-    rank,
-)
-from deepseek_edge.compression.groups import ChannelGraph, find_groups
+from deepseek_edge.compression.groups import ChannelGraph
 from deepseek_edge.compression.importance import Batches, Importance, Loss, Scores
+from deepseek_edge.compression.planning import By, Share, make_plan
 from deepseek_edge.compression.prune_report import PruneReport, make_report, merge_reports
 from deepseek_edge.compression.removal import remove_channels
-from deepseek_edge.compression.selection import (
-    Scope,
-    Tile,
-    ascending,
-    choose_order,
-    find_tiles,
-    gone_after,
-    meet,
-)
-from deepseek_edge.compression.verification import find_difference
-from deepseek_edge.errors import UnsupportedError, UsageError
-
-By = Literal["parameters", "macs"]
+from deepseek_edge.compression.selection import Scope
+from deepseek_edge.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -93,13 +75,13 @@ class ChannelPruner:
         loss: Loss | None = None,
         data: Batches | None = None,
     ) -> None:
-        self._model, self._inputs = _module_and_inputs(model, example_inputs)
-        _check_options(pruning_ratio, round_to, iterations)
+        self._model, self._inputs = module_and_inputs(model, example_inputs)
+        check_options(pruning_ratio, round_to, iterations)
         if importance == "taylor" and (loss is None or data is None):
             raise UsageError(
                 "taylor importance needs the loss on data", hint="give loss= and data=, or l1"
             )
-        self._kept = dict.fromkeys(_layers_named(self._model, excluded), "excluded")
+        self._kept = dict.fromkeys(layers_named(self._model, excluded), "excluded")
         self._ratio, self._by, self._scope = pruning_ratio, by, scope
         self._importance, self._loss, self._data = importance, loss, data
         self._round_to, self._iterations, self._fine_tune = round_to, iterations, fine_tune
@@ -114,30 +96,28 @@ class ChannelPruner:
         for done in range(1, self._iterations + 1):
             if reports and self._fine_tune is not None:
                 self._fine_tune(module)
-            share = 1.0 - self._ratio * done / self._iterations
-            module, report = self._round(module, share, reports[0] if reports else None)
+            module, report = self._round(module, done, reports[0] if reports else None)
             reports.append(report)
         return PrunedModel(module, self._inputs, merge_reports(reports[0], reports[-1]))
 
     def _round(
-        self, module: nn.Module, share: float, first: PruneReport | None
+        self, module: nn.Module, done: int, first: PruneReport | None
     ) -> tuple[nn.Module, PruneReport]:
-        """Prune until ``share`` of what was there before the first round is left."""
-        kept = dict(self._kept)
-        while True:
-            graph = find_groups(module, self._inputs, kept)
-            ranking, tiles = self._rank(module, graph)
-            gone = self._select(ranking, tiles, share, first)
-            guilty = find_guilty(module, self._inputs, ranking, tiles, gone)
-            if not guilty:
-                report = make_report(ranking, gone, explain_stuck(ranking, tiles, self._round_to))
-                return remove_channels(module, graph, doomed_units(ranking, gone)), report
-            kept.update(guilty)
-
-    def _rank(self, module: nn.Module, graph: ChannelGraph) -> tuple[Ranking, list[list[Tile]]]:
-        scores = [scoring.normalize(one) for one in self._score(module, graph)]
-        ranking = rank(graph, [ascending(one) for one in scores])
-        return ranking, find_tiles(ranking, scores, self._round_to)
+        """Prune as far as round ``done`` goes, of what was there before the first."""
+        removed = self._ratio * done / self._iterations
+        total = None
+        if first is not None:
+            is_parameters = self._by == "parameters"
+            total = first.parameters_before if is_parameters else first.macs_before
+        plan = make_plan(
+            module,
+            self._inputs,
+            self._kept,
+            score=self._score,
+            round_to=self._round_to,
+            choose=Share(removed, self._by, self._scope, total),
+        )
+        return remove_channels(module, plan.graph, plan.doomed), make_report(plan)
 
     def _score(self, module: nn.Module, graph: ChannelGraph) -> list[Scores]:
         if self._importance == "taylor":
@@ -145,73 +125,17 @@ class ChannelPruner:
             return scoring.score_by_loss(module, graph, self._loss, self._data)
         if self._importance == "bn_scale":
             return scoring.score_by_normalization(module, graph)
-        power = 1 if self._importance == "l1" else 2
-        return scoring.score_by_weights(module, graph, power=power)
-
-    def _select(
-        self,
-        ranking: Ranking,
-        tiles: list[list[Tile]],
-        share: float,
-        first: PruneReport | None,
-    ) -> list[int]:
-        counter = count_parameters if self._by == "parameters" else count_macs
-        sizes = [group.size for group in ranking.graph.groups]
-        order = choose_order(tiles, sizes, self._scope)
-        if first is None:
-            total = counter(ranking, lengths(ranking, [0] * len(sizes)))
-        else:
-            is_parameters = self._by == "parameters"
-            total = first.parameters_before if is_parameters else first.macs_before
-        gone = meet(ranking, order, counter, share * total)
-        left = counter(ranking, lengths(ranking, gone))
-        if left > share * total:
-            most = 1.0 - left / total
-            raise UnsupportedError(
-                f"{1 - share:.1%} of the {self._by} can't be removed: {most:.1%} is the most",
-                hint=_why_so_little(ranking, tiles, self._round_to),
-            )
-        return gone
+        return scoring.score_by_weights(module, graph, power=1 if self._importance == "l1" else 2)
 
 
-def find_guilty(
-    module: nn.Module,
-    inputs: tuple[Any, ...],
-    ranking: Ranking,
-    tiles: Sequence[Sequence[Tile]],
-    gone: Sequence[int],
-) -> dict[str, str]:
-    """Layers that can't be pruned although tracing says so, with the reason; usually none.
-
-    The user's code may use a size that it doesn't take from a tensor. Pruned and whole module
-    are compared; if they differ, each group is pruned alone to find those to blame.
-
-    Raises:
-        UnsupportedError: they differ, though no group alone is to blame.
-    """
-    graph = ranking.graph
-    problem = find_difference(module, inputs, graph, doomed_units(ranking, gone))
-    if problem is None:
-        return {}
-    guilty = {}
-    for own in tiles:
-        if not own:
-            continue
-        alone = gone_after(own[:1], 1, len(gone))
-        reason = find_difference(module, inputs, graph, doomed_units(ranking, alone))
-        if reason is not None:
-            guilty.update(dict.fromkeys(graph.groups[own[0].group].layers, reason))
-    if not guilty:
-        raise UnsupportedError(
-            f"the pruned module doesn't compute what the whole one does: {problem}",
-            hint="report it, and exclude layers until it does",
-        )
-    return guilty
-
-
-def _module_and_inputs(
+def module_and_inputs(
     model: nn.Module | tuple[nn.Module, Any], example_inputs: tuple[Any, ...] | None
 ) -> tuple[nn.Module, tuple[Any, ...]]:
+    """A module, and its example inputs on its device.
+
+    Raises:
+        UsageError: there are none.
+    """
     module, inputs = model if isinstance(model, tuple) else (model, example_inputs)
     if inputs is None:
         raise UsageError(
@@ -224,7 +148,12 @@ def _module_and_inputs(
     return module, moved
 
 
-def _check_options(ratio: float, round_to: int, iterations: int) -> None:
+def check_options(ratio: float, round_to: int, iterations: int = 1) -> None:
+    """Refuse what can't be meant.
+
+    Raises:
+        UsageError: what.
+    """
     if not 0.0 < ratio < 1.0:
         raise UsageError(
             f"a pruning ratio of {ratio:g} is not between 0 and 1",
@@ -236,8 +165,12 @@ def _check_options(ratio: float, round_to: int, iterations: int) -> None:
         raise UsageError(f"{iterations} iterations remove nothing", hint="at least 1")
 
 
-def _layers_named(module: nn.Module, names: Sequence[str]) -> list[str]:
-    """All modules that the names cover."""
+def layers_named(module: nn.Module, names: Sequence[str]) -> list[str]:
+    """Names of all modules that some names cover.
+
+    Raises:
+        UsageError: there is no module of that name.
+    """
     known = [name for name, _ in module.named_modules() if name]
     covered = []
     for name in names:
@@ -247,22 +180,3 @@ def _layers_named(module: nn.Module, names: Sequence[str]) -> list[str]:
             raise UsageError(f"the model has no module {name}", hint=hint)
         covered += [one for one in known if one == name or one.startswith(f"{name}.")]
     return covered
-
-
-def explain_stuck(
-    ranking: Ranking, tiles: Sequence[Sequence[Tile]], round_to: int
-) -> dict[str, str]:
-    """Name of each layer that can't lose a tile of outputs, with the reason."""
-    reasons = dict(ranking.graph.fixed)
-    for group, own in zip(ranking.graph.groups, tiles, strict=True):
-        if not own:
-            others = f", of {len(group.layers)} layers together" if len(group.layers) > 1 else ""
-            why = f"no whole tile of {round_to} channels can go{others}"
-            reasons.update(dict.fromkeys(group.layers, why))
-    return reasons
-
-
-def _why_so_little(ranking: Ranking, tiles: Sequence[Sequence[Tile]], round_to: int) -> str:
-    reasons = explain_stuck(ranking, tiles, round_to)
-    kept = [f"{name}: {reason}" for name, reason in list(reasons.items())[:3]]
-    return "; ".join(["ask for less, or round to less", *kept])
