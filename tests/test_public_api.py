@@ -24,6 +24,7 @@ PUBLIC_MODULES = (
     "runtime.engine",
     "parity",
     "quantization",
+    "quantization.qat",
     "pipeline",
     "deploy",
 )

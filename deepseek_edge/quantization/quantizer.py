@@ -40,11 +40,14 @@ from deepseek_edge.quantization.table import (
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+    from torch import nn
 
     Array = np.ndarray[Any, Any]
     Sample = Mapping[str, Array]
 
 Progress = Callable[[str, int, int], None]
+# What deepseek_edge.export does; this package doesn't know it.
+Export = Callable[["nn.Module"], "onnx.ModelProto"]
 # Of each layer: SQNR with it alone quantized, and multiply-accumulates.
 Ranking = tuple[dict[str, float], dict[str, int]]
 
@@ -152,6 +155,20 @@ def _rank(
     return sensitivity, layer_macs(GraphIndex(parts.model), placement.layers)
 
 
+def _graph(model: onnx.ModelProto | nn.Module, export: Export | None) -> onnx.ModelProto:
+    import onnx
+
+    if isinstance(model, onnx.ModelProto):
+        return model
+    if export is None:
+        raise UsageError(
+            f"a {type(model).__name__} doesn't tell the shapes of its inputs",
+            hint="give export: lambda m: fix_shapes(export_module(m, inputs), {}), with "
+            "deepseek_edge.export's fix_shapes and torch_module.export_module",
+        )
+    return export(model)
+
+
 def load_samples(
     model: onnx.ModelProto, data: Dataset | Sequence[Sample], limit: int | None = None
 ) -> list[Sample]:
@@ -183,22 +200,26 @@ class Quantizer:
 
     def __init__(
         self,
-        model: onnx.ModelProto,
+        model: onnx.ModelProto | nn.Module,
         config: QuantConfig | None = None,
         *,
+        export: Export | None = None,
         progress: Progress = _silent,
     ) -> None:
         """Prepare a model; it is not changed.
 
         Args:
-            model: float, static shapes, opset up to 20.
+            model: a graph: float, static shapes, opset up to 20; or a module.
             config: defaults if None.
+            export: makes such a graph of a module: it knows the shapes of the inputs.
             progress: told (stage, done, total).
 
         Raises:
+            UsageError: a module comes without ``export``.
             ModelError: it is quantized already, or a shape is not static.
-            UnsupportedError: its opset can't be converted.
+            UnsupportedError: its opset can't be converted; or as ``export``.
         """
+        model = _graph(model, export)
         self.config = config or QuantConfig()
         self.graph_sha256 = digest_bytes(model.SerializeToString(deterministic=True))
         self._progress = progress

@@ -226,6 +226,38 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert resumed.model == whole.model
 
 
+# What torch says of itself while it traces a function with a gradient of its own.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_it_is_compiled_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepseek_edge.quantization.qat import GraphModule, fine_tune
+
+    before, data = quantized(residual()), labelled(64)
+    plain = fine_tune(before, data, config(epochs=1))
+    how: list[str] = []
+
+    def compile_eagerly(module: Any) -> None:
+        how.append("compiled")
+        torch.nn.Module.compile(module, backend="eager", fullgraph=True)
+
+    monkeypatch.setattr(GraphModule, "compile", compile_eagerly)
+    assert fine_tune(before, data, config(epochs=1), compiled=True).model == plain.model
+    assert how == ["compiled"]
+
+
+def test_a_module_is_quantized_by_what_exports_it() -> None:
+    from deepseek_edge.export import fix_shapes
+    from deepseek_edge.export.torch_module import export_module
+
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
+    with pytest.raises(UsageError, match="shapes of its inputs"):
+        Quantizer(module, PLAIN)
+    example = torch.zeros(1, 3, 12, 12)
+    graph = fix_shapes(export_module(module, (example,)), {})
+    data = [{graph.graph.input[0].name: one["x"]} for one in samples(8)]
+    found = Quantizer(module, PLAIN, export=lambda m: graph).calibrate(data).quantize()
+    assert found.model == Quantizer(graph, PLAIN).calibrate(data).quantize().model
+
+
 def test_a_loss_beside_a_teacher_is_refused() -> None:
     from deepseek_edge.quantization.qat import fine_tune
 

@@ -1,6 +1,7 @@
 """Whole models as torch modules, beside onnxruntime on the graph that was exported."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.torch
 SAMPLES = 2
 
 
-def small_model(name: str) -> tuple[torch.nn.Module, int]:
+def small_model(name: str) -> tuple[Any, int]:
     """A model of the examples, and the size of its images here."""
     from examples import efficientnet_lite, models
 

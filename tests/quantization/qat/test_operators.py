@@ -178,7 +178,7 @@ def test_products() -> None:
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "AveragePool with pads"])
 def test_pooling(op: str, attributes: dict[str, Any]) -> None:
     kind, *with_pads = op.split(" with ")
-    more = {"count_include_pad": 1} if with_pads else {}
+    more: dict[str, Any] = {"count_include_pad": 1} if with_pads else {}
     check(single(kind, (1, 4, 7, 8), **attributes, **more))
 
 
@@ -295,7 +295,7 @@ def test_attention_moves_the_batch_and_back() -> None:
         node("Transpose", ["mixed"], "back", perm=[0, 2, 1, 3]),
         node("Reshape", ["back", "flat"], "y"),
     ]
-    made = {
+    made: dict[str, Array] = {
         "w": np.random.default_rng(3).standard_normal((8, 16)).astype(np.float32),
         "parts": np.array([1, 5, 2, 2, 4], np.int64),
         "flat": np.array([1, 5, 8], np.int64),
