@@ -321,6 +321,7 @@ def _quantized_training(
             data,
             config,
             observe_epochs=own.observe_epochs,
+            compiled=own.compiled,
             checkpoint=shop.folder / f"qat-{digest_bytes(graph)[:12]}.safetensors",
             progress=lambda _, done, total: progress("qat", done, total),
         )

@@ -21,9 +21,10 @@ DIVIDED_AT = 0.65
 
 def load_textures() -> list[Image]:
     """The grey photos (512, 512) of scikit-image, 0 to 1; fetched on first use."""
-    paths: dict[str, Path] = {path.name: path for path in load_dataset("skimage-photos").content}  # type: ignore[union-attr]
+    content = load_dataset("skimage-photos").content
+    paths = {path.name: path for path in content if isinstance(path, Path)}
     images = [PIL.Image.open(paths[name]).convert("L") for name in TEXTURES]
-    return [np.asarray(image, np.float32) / 255 for image in images]
+    return [np.asarray(image, np.float32) / np.float32(255) for image in images]
 
 
 def render(

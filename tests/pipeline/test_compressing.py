@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deepseek_edge.cli.main import main
@@ -124,6 +125,25 @@ def test_an_interrupted_training_goes_on_where_it_was(
     other.mkdir()
     whole = compress(asked, stages, open_workshop(asked, other, lambda _: None, lambda *_: None))
     assert resumed.model == whole.model
+
+
+def test_channels_fade_while_a_copy_is_trained(sources: tuple[str, str], tmp_path: Path) -> None:
+    fading = {"sparsify": TRAINING | {"updates": 5}, "fine_tune": {}, "qat": {}}
+    asked = request(sources, tmp_path, tables=fading)
+    stages = plan_stages(asked)
+    assert stages is not None
+    said: list[str] = []
+    stopped: set[str] = set()
+    shop = open_workshop(asked, tmp_path, said.append, lambda stage, *_: stopped.add(stage))
+    given = compress(asked, stages, shop)
+    assert stopped == {"train", "sparsify"}
+    assert given.pruned is not None
+    assert given.pruned.parameters_after <= 0.7 * given.pruned.parameters_before
+    assert (given.fine_tune, given.trains_first) == (None, False)
+    left = sum(int(np.prod(tensor.dims)) for tensor in given.model.graph.initializer)
+    # Batch normalizations are folded, so fewer numbers are left than parameters were.
+    assert left < given.pruned.parameters_after
+    assert (tmp_path / f"sparsify-{shop.keys['sparsify']}.safetensors").exists()
 
 
 def test_another_recipe_does_not_take_up_a_checkpoint(
