@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from deepseek_edge.artifacts import Pruned
 from deepseek_edge.datasets import Dataset
 from deepseek_edge.digest import digest_bytes, digest_json
-from deepseek_edge.errors import UsageError
 from deepseek_edge.export import fix_shapes, load_module
 from deepseek_edge.export.torch_module import export_module
 from deepseek_edge.parity import graph_inputs
 from deepseek_edge.pipeline.checking import Narrate
+from deepseek_edge.pipeline.evaluating import fit, load_evaluation
 from deepseek_edge.pipeline.given import FineTune, Given, Progress
 from deepseek_edge.pipeline.plan import CompileRequest
 from deepseek_edge.pipeline.stages import Stages
@@ -127,6 +127,7 @@ def compress(request: CompileRequest, stages: Stages, shop: Workshop) -> Given:
     """
     clock = shop.clock
     module, inputs = load_module(str(request.model))
+    _check_early(module, inputs, request, stages)
     with clock.stage("data"):
         data, held = _load_data(stages)
     if stages.train is not None:
@@ -155,6 +156,17 @@ def compress(request: CompileRequest, stages: Stages, shop: Workshop) -> Given:
         trains_first=stages.qat is not None and stages.qat[1].when == "always",
         time_s=clock.stages(),
     )
+
+
+def _check_early(
+    module: nn.Module, inputs: tuple[Any, ...], request: CompileRequest, stages: Stages
+) -> None:
+    """Refuse before hours of training what would be refused after them."""
+    model = _export(module, inputs, request)
+    if stages.dataset is not None:
+        fit(stages.dataset, model)
+    if request.evaluation is not None:
+        fit(load_evaluation(request, request.evaluation), model)
 
 
 def _export(module: nn.Module, inputs: tuple[Any, ...], request: CompileRequest) -> onnx.ModelProto:
@@ -279,19 +291,14 @@ def _as_dataset(
     """Tensors in memory as a data set for the model's input."""
     if data is None or stages.dataset is None:
         return None
-    names = [spec.name for spec in graph_inputs(model)]
-    if len(names) != 1:
-        raise UsageError(
-            f"the model has the inputs {', '.join(names)}",
-            hint="a model with one input can be trained",
-        )
+    (spec,) = graph_inputs(model)  # more than one was refused
     whole = stages.dataset
     return replace(
         whole,
         id=f"{whole.id} ({part})",
         sha256=digest_bytes(f"{whole.sha256} {part}".encode()),
         preprocess=None,
-        content={names[0]: data.inputs.numpy()},
+        content={spec.name: data.inputs.numpy()},
         targets=data.labels.numpy(),
     )
 
@@ -314,6 +321,7 @@ def _quantized_training(
             data,
             config,
             observe_epochs=own.observe_epochs,
+            compiled=own.compiled,
             checkpoint=shop.folder / f"qat-{digest_bytes(graph)[:12]}.safetensors",
             progress=lambda _, done, total: progress("qat", done, total),
         )
