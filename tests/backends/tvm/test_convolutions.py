@@ -82,7 +82,7 @@ def test_images_wide_enough_for_tiles_inside_with_one_channel_a_group(groups: in
     cases = Cases()
     for width, stride in ((40, 1), (64, 2)):
         weights = Const(floats(16 * groups, 1, 3, 3))
-        attrs = {"pads": [1] * 4, "strides": [stride] * 2}
+        attrs: dict[str, Any] = {"pads": [1] * 4, "strides": [stride] * 2}
         cases.add("Conv", floats(1, groups, 12, width), weights, group=groups, **attrs)
     assert_equals_reference(cases)
 
