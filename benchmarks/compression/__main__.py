@@ -94,7 +94,7 @@ def _run(options: argparse.Namespace, chosen: tuple[Experiment, ...], folder: Pa
             _tell(f"{experiment.name}, seed {seed}: accuracy and times")
             cell = {"name": experiment.name, "model": experiment.network, "seed": seed}
             row = {**cell, **bench.compare(*pair), "made": _made(pair)}
-            rows = [one for one in rows if cell.items() - one.items()] + [row]
+            rows = [*(one for one in rows if {key: one[key] for key in cell} != cell), row]
             _write(options, rows)
             print(json.dumps(row), flush=True)
 
