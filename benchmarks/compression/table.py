@@ -1,4 +1,4 @@
-"""A Markdown table of ``benchmarks.compression``: ``python -m benchmarks.compression.table FILE``."""
+"""Print ``benchmarks.compression`` as Markdown: ``python -m benchmarks.compression.table FILE``."""
 
 from __future__ import annotations
 
