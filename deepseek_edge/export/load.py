@@ -50,11 +50,16 @@ def load_model(reference: str) -> onnx.ModelProto:
     if is_function_reference(reference):
         from deepseek_edge.export.torch_module import export_module
 
-        return export_module(*_call_factory(reference))
+        return export_module(*call_factory(reference))
     raise UsageError(f"there is no model {reference}", hint=_FORMS)
 
 
-def _call_factory(reference: str) -> tuple[Any, tuple[Any, ...]]:
+def call_factory(reference: str) -> tuple[Any, tuple[Any, ...]]:
+    """The torch module and example inputs that "package.module:factory" returns.
+
+    Raises:
+        UsageError: it can't be imported, or returns something else.
+    """
     result = import_function(reference)()
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)):
         raise UsageError(
