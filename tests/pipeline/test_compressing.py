@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from deepseek_edge.cli.main import main
-from deepseek_edge.errors import DeepSeekEdgeError
+from deepseek_edge.errors import DeepSeekEdgeError, InputError
 from deepseek_edge.pipeline import CompileRequest, CompileResult, compile_model
-from deepseek_edge.pipeline.compressing import compress, open_workshop
+from deepseek_edge.pipeline.compressing import compress
 from deepseek_edge.pipeline.stages import apply_recipe, plan_stages
+from deepseek_edge.pipeline.workshop import open_workshop
 from deepseek_edge.recipe import parse_recipe
 from tests.pipeline.stripes import save_stripes
 
@@ -184,6 +185,21 @@ def test_what_can_not_be_compiled_is_refused_before_it_is_trained(
     with pytest.raises(DeepSeekEdgeError, match=message):
         compress(asked, stages, shop)
     assert started == []
+
+
+def test_a_class_that_is_never_seen_is_refused_before_training(
+    sources: tuple[str, str], tmp_path: Path
+) -> None:
+    with np.load(sources[0]) as archive:
+        arrays = {name: archive[name][archive["labels"] != 2] for name in archive.files}
+    np.savez(tmp_path / "lacking.npz", **arrays)
+    data = {"train": str(tmp_path / "lacking.npz")}
+    asked = apply_recipe(request(sources, tmp_path, tables={"data": data}))
+    stages = plan_stages(asked)
+    assert stages is not None
+    shop = open_workshop(asked, tmp_path, lambda _: None, lambda *_: None)
+    with pytest.raises(InputError, match="no sample of 1 of the 4 classes: 2"):
+        compress(asked, stages, shop)
 
 
 def larger() -> Any:
