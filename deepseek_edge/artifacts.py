@@ -159,20 +159,23 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """What pruning removed from a model before it was compiled.
+class PrunedSize:
+    """A model before and after channels were removed, float.
 
     Attributes:
         predicted_ms_before, predicted_ms_after: of one call on the target; None unless a latency
             budget asked for it.
+        measured_ms_before, measured_ms_after: likewise, if the target is this machine.
     """
 
     parameters_before: int
     parameters_after: int
     macs_before: int
     macs_after: int
-    predicted_ms_before: float | None
-    predicted_ms_after: float | None
+    predicted_ms_before: float | None = None
+    predicted_ms_after: float | None = None
+    measured_ms_before: float | None = None
+    measured_ms_after: float | None = None
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,11 @@ class Recipe:
             self._check_prune(self.prune)
 
     def _check_prune(self, prune: PruneSection) -> None:
+        if prune.ratio == "auto" and (prune.iterations > 1 or prune.importance == "taylor"):
+            raise UsageError(
+                f"{self.name}: auto with iterations or taylor importance",
+                hint="a latency budget is met in one round, by the weights",
+            )
         if prune.ratio == "auto" and prune.latency_budget_ms is None:
             raise UsageError(
                 f"{self.name}: how much is to be pruned?",

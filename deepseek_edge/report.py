@@ -17,7 +17,7 @@ from deepseek_edge.artifacts import (
     ParityFloat,
     ParityGraph,
     Program,
-    Pruned,
+    PrunedSize,
     Rung,
 )
 
@@ -61,7 +61,7 @@ class CompileReport:
     accuracy: Accuracy | None
     notes: tuple[str, ...] = ()
     ladder: tuple[Rung, ...] = ()
-    pruned: Pruned | None = None
+    pruned: PrunedSize | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,21 @@ def profile_json(report: ProfileReport) -> Json:
     )
 
 
+def describe_pruned(size: PrunedSize) -> str:
+    """One line about what pruning removed, with the times that are known."""
+    line = (
+        f"pruned: {size.parameters_before:,} to {size.parameters_after:,} parameters, "
+        f"{size.macs_before:,} to {size.macs_after:,} multiply-accumulates"
+    )
+    for word, before, after in (
+        ("predicted", size.predicted_ms_before, size.predicted_ms_after),
+        ("measured", size.measured_ms_before, size.measured_ms_after),
+    ):
+        if before is not None and after is not None:
+            line += f", {word} {before:.3f} to {after:.3f} ms in float32"
+    return line
+
+
 def _compile_object(report: CompileReport) -> Json:
     return _finite(
         {
@@ -237,7 +252,7 @@ def _rung_object(rung: Rung) -> Json:
     }
 
 
-def _object(value: Accuracy | ParityFloat | ParityGraph | Pruned | Roof | None) -> Json | None:
+def _object(value: Accuracy | ParityFloat | ParityGraph | PrunedSize | Roof | None) -> Json | None:
     return None if value is None else dataclasses.asdict(value)
 
 

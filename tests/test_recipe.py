@@ -79,6 +79,7 @@ DATA: dict[str, Any] = {"data": {"train": "d"}}
         ({"prune": {"ratio": 0.5, "importance": "l3"}}, "Invalid enum value 'l3'", ""),
         ({"prune": {}}, "how much", "0.3"),
         ({"prune": {"ratio": 0.3, "latency_budget_ms": 2}}, "a ratio and a latency budget", "auto"),
+        ({"prune": {"latency_budget_ms": 2, "iterations": 3}}, "auto with iterations", "one round"),
         ({"prune": {"ratio": 0.3, "importance": "taylor"}}, "taylor importance needs data", "l1"),
         ({"train": {"epochs": 1}}, r"\[train\] needs data", "[data]"),
         ({"qat": {"epochs": 1}}, r"\[qat\] needs data", "[data]"),

@@ -1,6 +1,6 @@
 """Compress networks, compile what was and what became of them, and compare both.
 
-python -m benchmarks.compression NAME|all [--quick] --json FILE [--graphs DIR] [--seeds 0,1,2]
+python -m benchmarks.compression NAME[,NAME]|all [--quick] --json FILE [--graphs DIR] [--seeds 0,1]
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from deepseek_edge.files import write_atomic
 
 if TYPE_CHECKING:
     from deepseek_edge.datasets import Dataset
+
+Row = dict[str, Any]
 
 SCHEMA = 1
 QUICK_IMAGES = 2000
@@ -45,17 +47,19 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def choose(name: str) -> tuple[Experiment, ...]:
-    """The experiments that a name stands for.
+def choose(names: str) -> tuple[Experiment, ...]:
+    """The experiments that are asked for, in this order.
 
     Raises:
-        UsageError: none.
+        UsageError: there is no such experiment.
     """
-    chosen = tuple(one for one in EXPERIMENTS if name in ("all", one.name))
-    if not chosen:
-        names = ", ".join(one.name for one in EXPERIMENTS)
-        raise UsageError(f"there is no experiment {name}", hint=f"all, {names}")
-    return chosen
+    if names == "all":
+        return EXPERIMENTS
+    known = {one.name: one for one in EXPERIMENTS}
+    for name in names.split(","):
+        if name not in known:
+            raise UsageError(f"there is no experiment {name}", hint=f"all, {', '.join(known)}")
+    return tuple(known[name] for name in names.split(","))
 
 
 def few(images: Dataset, count: int) -> Dataset:
@@ -83,15 +87,16 @@ def _run(options: argparse.Namespace, chosen: tuple[Experiment, ...], folder: Pa
     from deepseek_edge.datasets import load_dataset
 
     images = load_dataset(TEST)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = json.loads(options.json.read_bytes())["rows"] if options.keep else []
     with tempfile.TemporaryDirectory(prefix="compression-") as libraries:
         bench = Bench(Path(libraries), few(images, QUICK_TESTS) if options.quick else images)
         for experiment, seed, pair in pairs:
             _tell(f"{experiment.name}, seed {seed}: accuracy and times")
-            row = {"name": experiment.name, "model": experiment.network, "seed": seed}
-            rows.append({**row, **bench.compare(*pair), "made": _made(pair)})
+            cell = {"name": experiment.name, "model": experiment.network, "seed": seed}
+            row = {**cell, **bench.compare(*pair), "made": _made(pair)}
+            rows = [*(one for one in rows if {key: one[key] for key in cell} != cell), row]
             _write(options, rows)
-            print(json.dumps(rows[-1]))
+            print(json.dumps(row), flush=True)
 
 
 def _made(pair: tuple[Path, Path]) -> dict[str, Any]:
@@ -100,7 +105,7 @@ def _made(pair: tuple[Path, Path]) -> dict[str, Any]:
     return {when: json.loads(path.read_bytes()) for when, path in notes.items() if path.is_file()}
 
 
-def _write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+def _write(options: argparse.Namespace, rows: list[Row]) -> None:
     report = {
         "schema": SCHEMA,
         "machine": describe_machine(Path("/proc/cpuinfo").read_text()),
@@ -121,8 +126,9 @@ def _progress(stage: str, done: int, total: int) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compression", description=__doc__)
-    parser.add_argument("name", help="an experiment, or all")
+    parser.add_argument("name", help="experiments, separated by commas, or all")
     parser.add_argument("--json", type=Path, required=True, help="file to write")
+    parser.add_argument("--keep", action="store_true", help="the other rows of that file")
     parser.add_argument("--quick", action="store_true", help="minutes instead of hours: few images")
     parser.add_argument("--graphs", type=Path, help="folder of made graphs; what is there stays")
     parser.add_argument("--make-only", action="store_true", help="train, but measure nothing")

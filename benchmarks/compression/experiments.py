@@ -71,6 +71,7 @@ EXPERIMENTS = (
 SEEDS = (0, 1, 2)
 # Training images whose activations' ranges are taken, and which round weights.
 CALIBRATION_IMAGES = 256
+QUICK_CALIBRATION_IMAGES = 32
 
 
 def shortened(config: TrainConfig) -> TrainConfig:

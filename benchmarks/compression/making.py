@@ -17,6 +17,7 @@ from torch import nn
 from benchmarks.compression.experiments import (
     BASELINES,
     CALIBRATION_IMAGES,
+    QUICK_CALIBRATION_IMAGES,
     Experiment,
     shortened,
 )
@@ -78,7 +79,7 @@ def make_pair(
         tell(f"{experiment.name}, seed {seed}: {experiment.change}")
         began = time.monotonic()
         if experiment.change == "ptq":
-            graph = quantize(onnx.load(before), workshop.data, seed).model
+            graph = quantize(onnx.load(before), seed, workshop).model
         else:
             network = make_baseline(experiment.network, seed, workshop, tell)
             graph = _CHANGES[experiment.change](experiment, seed, network, workshop)
@@ -143,13 +144,14 @@ def _sparsify(
     return to_graph(pruned.module)
 
 
-def quantize(graph: onnx.ModelProto, data: TrainingData, seed: int) -> QuantizedModel:
+def quantize(graph: onnx.ModelProto, seed: int, workshop: Workshop) -> QuantizedModel:
     """Post-training quantization on some training images."""
+    data = workshop.data
+    images = QUICK_CALIBRATION_IMAGES if workshop.is_quick else CALIBRATION_IMAGES
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     name = graph.graph.input[0].name
     samples: list[dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]] = [
-        {name: data.inputs[index : index + 1].numpy()}
-        for index in order[:CALIBRATION_IMAGES].tolist()
+        {name: data.inputs[index : index + 1].numpy()} for index in order[:images].tolist()
     ]
     return Quantizer(graph).calibrate(samples).quantize()
 
@@ -159,7 +161,7 @@ def _qat(
 ) -> onnx.ModelProto:
     assert experiment.training is not None
     return fine_tune(
-        quantize(to_graph(network), workshop.data, seed),
+        quantize(to_graph(network), seed, workshop),
         augmented(workshop.data),
         workshop.settings(experiment.training, seed),
         teacher=network,

@@ -301,11 +301,10 @@ def describe(result: "CompileResult") -> Iterator[str]:
 
 
 def _details(report: "CompileReport", profile: "ProfileReport | None") -> Iterator[str]:
-    if pruned := report.pruned:
-        yield (
-            f"pruned: {pruned.parameters_before:,} to {pruned.parameters_after:,} parameters, "
-            f"{pruned.macs_before:,} to {pruned.macs_after:,} multiply-accumulates"
-        )
+    if report.pruned:
+        from deepseek_edge.report import describe_pruned
+
+        yield describe_pruned(report.pruned)
     for program in report.programs:
         yield from _program(program)
     if accuracy := report.accuracy:

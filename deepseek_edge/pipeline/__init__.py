@@ -129,7 +129,8 @@ def take_model(
     """
     if stages is None or stage_dir is None:
         return Given(fix_shapes(read_model(request.model), request.shapes))
-    from deepseek_edge.pipeline.compressing import compress, open_workshop
+    from deepseek_edge.pipeline.compressing import compress
+    from deepseek_edge.pipeline.workshop import open_workshop
 
     return compress(request, stages, open_workshop(request, stage_dir, narrate, progress))
 

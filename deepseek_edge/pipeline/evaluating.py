@@ -74,7 +74,22 @@ def prepare_judges(request: CompileRequest, given: Given) -> Judges:
     """
     if request.evaluation is None:
         return Judges()
-    dataset = load_dataset(request.evaluation)
+    dataset = load_evaluation(request, request.evaluation)
+    model = given.unpruned or given.model
+    metric, reference = request.metric or dataset.metric, Reference(model)
+    evaluation = evaluation_on(dataset, metric, model, reference)
+    if given.validation is None or request.max_drop_pp is None:
+        return Judges(evaluation)
+    return Judges(evaluation, evaluation_on(given.validation, metric, model, reference))
+
+
+def load_evaluation(request: CompileRequest, source: str) -> Dataset:
+    """Load the data that a request is judged on.
+
+    Raises:
+        UsageError: as :func:`prepare_judges`.
+    """
+    dataset = load_dataset(source)
     if dataset.split == "calibration":
         raise UsageError(
             f"{dataset.id} is for calibration: accuracy on it means nothing",
@@ -84,12 +99,7 @@ def prepare_judges(request: CompileRequest, given: Given) -> Judges:
         raise UsageError(f"{dataset.id} has no labels", hint="give labelled data to --eval")
     if 1 not in request.batches:
         raise UsageError("--eval runs one sample at a time", hint="add 1 to --batch")
-    model = given.unpruned or given.model
-    metric, reference = request.metric or dataset.metric, Reference(model)
-    evaluation = evaluation_on(dataset, metric, model, reference)
-    if given.validation is None or request.max_drop_pp is None:
-        return Judges(evaluation)
-    return Judges(evaluation, evaluation_on(given.validation, metric, model, reference))
+    return dataset
 
 
 def evaluation_on(
@@ -101,6 +111,16 @@ def evaluation_on(
         UsageError: no such metric, or the data don't fit the model's inputs.
     """
     load_metric(metric)
+    dataset = fit(dataset, model)
+    return Evaluation(dataset, evaluate(reference.run, dataset, metric))
+
+
+def fit(dataset: Dataset, model: onnx.ModelProto) -> Dataset:
+    """A data set for a model's inputs.
+
+    Raises:
+        UsageError: they have other names or shapes.
+    """
     shapes = {spec.name: spec.shape for spec in graph_inputs(model)}
     dataset = dataset.for_inputs(tuple(shapes))
     for name, value in dataset.sample(0).items():
@@ -110,7 +130,7 @@ def evaluation_on(
                 f"takes {list(shapes[name])}",
                 hint="the data set belongs to another model, or --shape is wrong",
             )
-    return Evaluation(dataset, evaluate(reference.run, dataset, metric))
+    return dataset
 
 
 def measure_accuracy(

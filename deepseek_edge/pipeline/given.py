@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from deepseek_edge.artifacts import Pruned
+from deepseek_edge.artifacts import PrunedSize
 from deepseek_edge.datasets import Dataset
 from deepseek_edge.quantization import QuantizedModel
 
@@ -31,7 +31,7 @@ class Given:
 
     model: onnx.ModelProto
     unpruned: onnx.ModelProto | None = None
-    pruned: Pruned | None = None
+    pruned: PrunedSize | None = None
     calibration: Dataset | None = None
     validation: Dataset | None = None
     fine_tune: FineTune | None = None

@@ -64,11 +64,12 @@ class Qat:
 
     Attributes:
         when: "needed": only if the gate is missed without.
-        observe_epochs: as ``fine_tune`` of ``quantization.qat`` takes it.
+        observe_epochs, compiled: as ``fine_tune`` of ``quantization.qat`` takes them.
     """
 
     when: Literal["always", "needed"] = "always"
     observe_epochs: float = 0.0
+    compiled: bool = False
 
 
 @dataclass(frozen=True)

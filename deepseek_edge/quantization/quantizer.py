@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     Sample = Mapping[str, Array]
 
 Progress = Callable[[str, int, int], None]
-# Of each layer: SQNR with it alone quantized, and multiply-accumulates.
-Ranking = tuple[dict[str, float], dict[str, int]]
 # What deepseek_edge.export does; this package doesn't know it.
 Export = Callable[["nn.Module"], "onnx.ModelProto"]
+# Of each layer: SQNR with it alone quantized, and multiply-accumulates.
+Ranking = tuple[dict[str, float], dict[str, int]]
 
 
 def _silent(*_: object) -> None:

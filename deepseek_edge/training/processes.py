@@ -42,12 +42,15 @@ def training_place(device: str | None) -> Iterator[Place]:
     if size == 1:
         yield Place(chosen)
         return
+    on_gpu = chosen.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(chosen)
     joined = not distributed.is_initialized()
     if joined:
-        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        distributed.init_process_group(
+            "nccl" if on_gpu else "gloo", device_id=chosen if on_gpu else None
+        )
     try:
-        if chosen.type == "cuda":
-            torch.cuda.set_device(chosen)
         yield Place(chosen, distributed.get_rank(), size)
     finally:
         if joined:

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.compression.__main__ import choose, few
 from benchmarks.compression.experiments import EXPERIMENTS, shortened
 from benchmarks.compression.measuring import LARGE, Bench, count_parameters, resized
+from benchmarks.compression.table import table
 from deepseek_edge.datasets import Dataset
 from deepseek_edge.errors import UsageError
 
@@ -110,3 +111,24 @@ def test_few_images_are_the_first_ones() -> None:
     assert np.array_equal(part.content, content[:2])  # type: ignore[arg-type]
     assert part.targets is not None
     assert part.targets.tolist() == [0, 1]
+
+
+def test_the_table_tells_how_much_faster_and_what_is_lost() -> None:
+    row = {
+        "name": "resnet-18-pruned",
+        "seed": 0,
+        "params_before": 10_000_000,
+        "params_after": 7_000_000,
+        "weights_bytes_after": 28_000_000,
+        "top1_before": 95.0,
+        "top1_after": 94.75,
+        "drop_pp": 0.25,
+        "ci_pp": 0.1,
+        "ms_before": 10.0,
+        "ms_after": 8.0,
+        "ms224_before": 300.0,
+        "ms224_after": 200.0,
+    }
+    *_, line = table([row])
+    assert "| 10.00 -> 7.00 | 40.0 -> 28.0 | 95.00 % | 94.75 % | +0.25 +- 0.10 |" in line
+    assert "| 1.25x | 300.0 -> 200.0 | 1.50x |" in line

@@ -3,13 +3,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deepseek_edge.cli.main import main
-from deepseek_edge.errors import UsageError
+from deepseek_edge.errors import DeepSeekEdgeError, InputError
 from deepseek_edge.pipeline import CompileRequest, CompileResult, compile_model
-from deepseek_edge.pipeline.compressing import compress, open_workshop
+from deepseek_edge.pipeline.compressing import compress
 from deepseek_edge.pipeline.stages import apply_recipe, plan_stages
+from deepseek_edge.pipeline.workshop import open_workshop
 from deepseek_edge.recipe import parse_recipe
 from tests.pipeline.stripes import save_stripes
 
@@ -126,6 +128,25 @@ def test_an_interrupted_training_goes_on_where_it_was(
     assert resumed.model == whole.model
 
 
+def test_channels_fade_while_a_copy_is_trained(sources: tuple[str, str], tmp_path: Path) -> None:
+    fading = {"sparsify": TRAINING | {"updates": 5}, "fine_tune": {}, "qat": {}}
+    asked = request(sources, tmp_path, tables=fading)
+    stages = plan_stages(asked)
+    assert stages is not None
+    said: list[str] = []
+    stopped: set[str] = set()
+    shop = open_workshop(asked, tmp_path, said.append, lambda stage, *_: stopped.add(stage))
+    given = compress(asked, stages, shop)
+    assert stopped == {"train", "sparsify"}
+    assert given.pruned is not None
+    assert given.pruned.parameters_after <= 0.7 * given.pruned.parameters_before
+    assert (given.fine_tune, given.trains_first) == (None, False)
+    left = sum(int(np.prod(tensor.dims)) for tensor in given.model.graph.initializer)
+    # Batch normalizations are folded, so fewer numbers are left than parameters were.
+    assert left < given.pruned.parameters_after
+    assert (tmp_path / f"sparsify-{shop.keys['sparsify']}.safetensors").exists()
+
+
 def test_another_recipe_does_not_take_up_a_checkpoint(
     sources: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -139,14 +160,64 @@ def test_another_recipe_does_not_take_up_a_checkpoint(
     assert keys[0]["fine_tune"] != keys[1]["fine_tune"]
 
 
-def test_a_model_of_several_inputs_is_not_trained(sources: tuple[str, str], tmp_path: Path) -> None:
-    asked = request(sources, tmp_path, tables={"train": {}, "prune": {}, "fine_tune": {}})
-    asked = replace(apply_recipe(asked), model=f"{__name__}:two_inputs")
+@pytest.mark.parametrize(
+    ("factory", "changes", "message"),
+    [
+        ("two_inputs", {}, "has arrays for input"),
+        ("two_inputs", {"evaluation": None}, "has arrays for input"),
+        ("larger", {}, r"takes \[1, 1, 20, 20\]"),
+        ("dynamic", {}, "torch can't trace"),
+    ],
+)
+def test_what_can_not_be_compiled_is_refused_before_it_is_trained(
+    sources: tuple[str, str],
+    tmp_path: Path,
+    factory: str,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    asked = replace(apply_recipe(request(sources, tmp_path)), model=f"{__name__}:{factory}")
+    asked = replace(asked, **changes)
+    stages = plan_stages(asked)
+    assert stages is not None
+    started: list[str] = []
+    shop = open_workshop(asked, tmp_path, started.append, lambda *_: None)
+    with pytest.raises(DeepSeekEdgeError, match=message):
+        compress(asked, stages, shop)
+    assert started == []
+
+
+def test_a_class_that_is_never_seen_is_refused_before_training(
+    sources: tuple[str, str], tmp_path: Path
+) -> None:
+    with np.load(sources[0]) as archive:
+        arrays = {name: archive[name][archive["labels"] != 2] for name in archive.files}
+    np.savez(tmp_path / "lacking.npz", **arrays)
+    data = {"train": str(tmp_path / "lacking.npz")}
+    asked = apply_recipe(request(sources, tmp_path, tables={"data": data}))
     stages = plan_stages(asked)
     assert stages is not None
     shop = open_workshop(asked, tmp_path, lambda _: None, lambda *_: None)
-    with pytest.raises(UsageError, match="has the inputs"):
+    with pytest.raises(InputError, match="no sample of 1 of the 4 classes: 2"):
         compress(asked, stages, shop)
+
+
+def larger() -> Any:
+    import torch
+    from torch import nn
+
+    return nn.Conv2d(1, 4, 20), (torch.zeros(1, 1, 20, 20),)
+
+
+def dynamic() -> Any:
+    import torch
+    from torch import nn
+
+    class Branch(nn.Module):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return input if input.sum() > 0 else -input
+
+    return Branch(), (torch.zeros(1, 1, 12, 12),)
 
 
 def two_inputs() -> Any:
