@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepseek_edge.compression.shapes import LayerShape
-from deepseek_edge.errors import UsageError
+from deepseek_edge.errors import UnsupportedError, UsageError
 from deepseek_edge.files import write_atomic
 from deepseek_edge.parity import Tensors, sample_inputs
 from deepseek_edge.pipeline.checking import Narrate
@@ -162,16 +162,25 @@ def _prune_here(
     # The rest of a call goes to what has no weights (additions, pooling), and shrinks with it.
     factor = whole_ms / whole if whole else 1.0
     narrate(f"{target.id}: {whole_ms:.3f} ms as it is, {whole or 0.0:.3f} ms of it in layers")
-    goal_ms = budget_ms
-    for _ in range(ATTEMPTS):
+
+    def prune(goal_ms: float | None) -> Pruned:
         scaled = pruner(cost=lambda shape: factor * cost(shape), latency_budget_ms=goal_ms)
         model = scaled.compress()
-        before, after = stopwatch.calls(stopwatch.module, model.module)
-        if goal_ms is None or budget_ms is None or after <= budget_ms:
+        return Pruned(model, "measured", *stopwatch.calls(stopwatch.module, model.module))
+
+    found, goal_ms = prune(budget_ms), budget_ms
+    for _ in range(1, ATTEMPTS):
+        after_ms = found.measured_ms_after
+        if goal_ms is None or budget_ms is None or after_ms is None or after_ms <= budget_ms:
             break
-        narrate(f"{target.id}: {after:.3f} ms measured, {budget_ms:g} ms were asked for")
-        goal_ms *= 0.99 * budget_ms / after
-    return Pruned(model, "measured", before, after)
+        narrate(f"{target.id}: {after_ms:.3f} ms measured, {budget_ms:g} ms were asked for")
+        goal_ms *= 0.99 * budget_ms / after_ms
+        try:
+            found = prune(goal_ms)
+        except UnsupportedError as error:
+            narrate(f"{target.id}: {error}")
+            break
+    return found
 
 
 @dataclass(frozen=True)
