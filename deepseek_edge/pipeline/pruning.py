@@ -86,23 +86,40 @@ def prune_module(
         module: stays as it is.
         example_inputs: its positional arguments; their sizes are those of the budget.
         ratio: share of ``by`` to remove.
-        latency_budget_ms: of a call on ``target``, in the place of ``ratio``: predicted, on this
-            machine measured too.
+        latency_budget_ms: of a call on ``target`` instead: predicted, on this machine measured too.
         target: that the model is for; without a budget it says what times to predict, if any.
         by: what ``ratio`` is a share of.
         importance: how channels are ranked.
-        round_to: outputs are a multiple of this; by default a vector register of the target, at
-            least 8.
+        round_to: outputs are a multiple of this; None: of a vector of the target, at least 8.
         excluded: names of modules whose outputs stay.
         narrate: told lines for a person.
         progress: told (stage, done, total).
         instruments: real ones if None.
 
     Raises:
-        UsageError: neither or both of ratio and budget, or a budget without a target; what
-            ``ChannelPruner`` raises.
-        UnsupportedError: likewise; or a layer can't be compiled.
+        UsageError, UnsupportedError: as ``ChannelPruner``; or a budget without a target.
     """
+    from deepseek_edge.compression import ChannelPruner
+
+    _check_aims(ratio, latency_budget_ms, target)
+    options: dict[str, Any] = {"by": by, "importance": importance, "excluded": excluded}
+    options |= {"example_inputs": example_inputs, "progress": progress}
+    options["round_to"] = _tile(target) if round_to is None else round_to
+    # A budget decides in the place of the ratio.
+    pruner = partial(ChannelPruner, module, 0.3 if ratio is None else ratio, **options)
+    if target is None:
+        return Pruned(pruner().compress())
+    if not is_this_machine(target):
+        scaled = pruner(cost=modelled_cost(target), latency_budget_ms=latency_budget_ms)
+        return Pruned(scaled.compress(), "modelled")
+    tools = instruments or PruneInstruments()
+    stopwatch = _Stopwatch(module, example_inputs, target, narrate, tools)
+    return _prune_here(pruner, stopwatch, latency_budget_ms)
+
+
+def _check_aims(
+    ratio: float | None, latency_budget_ms: float | None, target: Target | None
+) -> None:
     if (ratio is None) == (latency_budget_ms is None):
         raise UsageError(
             "pruning needs a ratio or a latency budget, and not both",
@@ -110,29 +127,11 @@ def prune_module(
         )
     if latency_budget_ms is not None and target is None:
         raise UsageError("a latency is one of a target", hint="add --target ID")
-    from deepseek_edge.compression import ChannelPruner
 
-    lanes = 0 if target is None else target.vector_bits // 32
-    pruner = partial(
-        ChannelPruner,
-        module,
-        0.3 if ratio is None else ratio,  # a budget decides in its place
-        by=by,
-        importance=importance,
-        example_inputs=example_inputs,
-        round_to=max(SMALLEST_TILE, lanes) if round_to is None else round_to,
-        excluded=excluded,
-        progress=progress,
-    )
-    if target is None:
-        return Pruned(pruner().compress())
-    if not is_this_machine(target):
-        cost = modelled_cost(target)
-        model = pruner(cost=cost, latency_budget_ms=latency_budget_ms).compress()
-        return Pruned(model, "modelled")
-    used = instruments or PruneInstruments()
-    stopwatch = _Stopwatch(module, example_inputs, target, narrate, used)
-    return _prune_here(pruner, stopwatch, latency_budget_ms)
+
+def _tile(target: Target | None) -> int:
+    """Outputs of a layer that a vector register of the target holds."""
+    return SMALLEST_TILE if target is None else max(SMALLEST_TILE, target.vector_bits // 32)
 
 
 def write_module(model: "PrunedModel", path: Path) -> None:
