@@ -146,6 +146,8 @@ def _add(job: Job, rung: Rung, ladder: list[Rung]) -> bool:
 def _refusal(job: Job, ladder: list[Rung]) -> AccuracyError:
     last = ladder[-1].accuracy
     hint = "raise --max-drop, or compile with a higher --precision"
+    if job.request.recipe is not None and job.request.recipe.prune is not None:
+        hint += ", or prune less and fine-tune longer"
     if job.origin.calibration is not None and not job.origin.can_train:
         hint += ", or train the quantized model: a --recipe with [qat]"
     return AccuracyError(

@@ -20,6 +20,7 @@ from deepseek_edge.pipeline.plan import PlannedTarget
 from deepseek_edge.pipeline.quantizing import Calibration, Origin
 from deepseek_edge.pipeline.workspace import Stopwatch
 from deepseek_edge.quantization import QuantizedModel
+from deepseek_edge.recipe import PruneSection, Recipe
 from deepseek_edge.target import load_target
 from tests.pipeline.hot_pixel import brightness, images, save
 
@@ -124,6 +125,14 @@ def test_a_model_that_is_compiled_as_it_is_has_one_chance(
         bench.run(monkeypatch)
     assert refused.value.rows == ()
     assert bench.made == [None]
+
+
+def test_who_prunes_is_told_to_prune_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, lambda number: 5.0, recipe=Recipe(prune=PruneSection(0.5)))
+    bench.job = replace(bench.job, origin=replace(bench.job.origin, calibration=None))
+    with pytest.raises(AccuracyError) as refused:
+        bench.run(monkeypatch)
+    assert "prune less" in str(refused.value.hint)
 
 
 def test_where_running_is_slow_ways_are_tried_on_the_graph_first(
