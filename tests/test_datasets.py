@@ -68,6 +68,14 @@ class TestNpz:
         with pytest.raises(InputError, match=r"d\.npz"):
             load_dataset(str(path))
 
+    def test_labels_may_be_boxes(self, tmp_path: Path) -> None:
+        boxes = np.zeros((4, 2, 5), np.float32)
+        boxes[:, 1, 0], boxes[0, 0] = -1, [1, 0.5, 0, 9, 9]
+        data = load_dataset(npz(tmp_path / "d.npz", x=np.zeros((4, 3)), labels=boxes))
+        assert data.targets is not None
+        assert data.targets.shape == (4, 2, 5)
+        assert data.targets[0, 0].tolist() == [1, 0.5, 0, 9, 9]
+
     def test_that_does_not_exist_is_a_usage_error(self) -> None:
         with pytest.raises(UsageError, match="no file absent"):
             load_dataset("absent.npz")
