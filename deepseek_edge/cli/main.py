@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from deepseek_edge.cli import bundle, compile, doctor, profile, quantize, run, target
+from deepseek_edge.cli import bundle, compile, doctor, profile, prune, quantize, run, target
 from deepseek_edge.cli.output import print_error
 from deepseek_edge.errors import AccuracyError, DeepSeekEdgeError, UsageError
 
@@ -25,6 +25,7 @@ app.add_typer(target.app, name="target")
 app.command("compile")(compile.compile_command)
 app.command("calibrate")(quantize.calibrate_command)
 app.command("quantize")(quantize.quantize_command)
+app.command("prune")(prune.prune_command)
 app.add_typer(bundle.app, name="bundle")
 app.command("run")(run.run_command)
 app.command("profile")(profile.profile_command)

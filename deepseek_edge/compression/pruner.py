@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import nn
 from deepseek_edge.compression import importance as scoring
 from deepseek_edge.compression.groups import ChannelGraph
 from deepseek_edge.compression.importance import Batches, Importance, Loss, Scores
-from deepseek_edge.compression.planning import By, Share, make_plan
+from deepseek_edge.compression.latency import Budget, Cost, predict_ms
+from deepseek_edge.compression.planning import By, Choose, Share, make_plan
 from deepseek_edge.compression.prune_report import PruneReport, make_report, merge_reports
 from deepseek_edge.compression.removal import remove_channels
 from deepseek_edge.compression.selection import Scope
@@ -31,6 +33,10 @@ class PrunedModel:
     module: nn.Module
     example_inputs: tuple[Any, ...]
     report: PruneReport
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    pass
 
 
 class ChannelPruner:
@@ -54,6 +60,11 @@ class ChannelPruner:
         fine_tune: trains a module in place; called between rounds.
         loss: (model, inputs, labels) -> scalar, for "taylor".
         data: batches of inputs and labels, for "taylor"; read once a round.
+        cost: milliseconds of a layer on the machine that the model is for; the report then says
+            what the model takes.
+        latency_budget_ms: what the model may take, predicted by ``cost``. It decides in the
+            place of ``pruning_ratio``: those channels go that matter least for each millisecond.
+        progress: told the stage, how much of it is done, and how much there is.
 
     Raises:
         UsageError: a ratio outside (0, 1), a name that doesn't exist, or what is missing.
@@ -74,6 +85,9 @@ class ChannelPruner:
         fine_tune: Callable[[nn.Module], object] | None = None,
         loss: Loss | None = None,
         data: Batches | None = None,
+        cost: Cost | None = None,
+        latency_budget_ms: float | None = None,
+        progress: Callable[[str, int, int], None] = _silent,
     ) -> None:
         self._model, self._inputs = module_and_inputs(model, example_inputs)
         check_options(pruning_ratio, round_to, iterations)
@@ -81,6 +95,10 @@ class ChannelPruner:
             raise UsageError(
                 "taylor importance needs the loss on data", hint="give loss= and data=, or l1"
             )
+        if latency_budget_ms is not None:
+            _check_budget(latency_budget_ms, cost, iterations)
+        self._cost = None if cost is None else cache(cost)
+        self._budget_ms, self._progress = latency_budget_ms, progress
         self._kept = dict.fromkeys(layers_named(self._model, excluded), "excluded")
         self._ratio, self._by, self._scope = pruning_ratio, by, scope
         self._importance, self._loss, self._data = importance, loss, data
@@ -104,20 +122,32 @@ class ChannelPruner:
         self, module: nn.Module, done: int, first: PruneReport | None
     ) -> tuple[nn.Module, PruneReport]:
         """Prune as far as round ``done`` goes, of what was there before the first."""
-        removed = self._ratio * done / self._iterations
-        total = None
-        if first is not None:
-            is_parameters = self._by == "parameters"
-            total = first.parameters_before if is_parameters else first.macs_before
         plan = make_plan(
             module,
             self._inputs,
             self._kept,
             score=self._score,
             round_to=self._round_to,
-            choose=Share(removed, self._by, self._scope, total),
+            choose=self._choose(done, first),
         )
-        return remove_channels(module, plan.graph, plan.doomed), make_report(plan)
+        report = make_report(plan)
+        if self._cost is not None:
+            ranking = plan.ranked.ranking
+            before, after = (
+                predict_ms(ranking, gone, self._cost) for gone in ([0] * len(plan.gone), plan.gone)
+            )
+            report = replace(report, predicted_ms_before=before, predicted_ms_after=after)
+        return remove_channels(module, plan.graph, plan.doomed), report
+
+    def _choose(self, done: int, first: PruneReport | None) -> Choose:
+        if self._budget_ms is not None:
+            assert self._cost is not None
+            return Budget(self._budget_ms, self._cost, partial(self._progress, "choose channels"))
+        total = None
+        if first is not None:
+            is_parameters = self._by == "parameters"
+            total = first.parameters_before if is_parameters else first.macs_before
+        return Share(self._ratio * done / self._iterations, self._by, self._scope, total)
 
     def _score(self, module: nn.Module, graph: ChannelGraph) -> list[Scores]:
         if self._importance == "taylor":
@@ -163,6 +193,21 @@ def check_options(ratio: float, round_to: int, iterations: int = 1) -> None:
         raise UsageError(f"channels can't be rounded to {round_to}", hint="1 doesn't round")
     if iterations < 1:
         raise UsageError(f"{iterations} iterations remove nothing", hint="at least 1")
+
+
+def _check_budget(budget_ms: float, cost: Cost | None, iterations: int) -> None:
+    if cost is None:
+        raise UsageError(
+            "a latency budget needs to know what layers cost",
+            hint="give cost=, a function from LayerShape to milliseconds",
+        )
+    if not budget_ms > 0.0:
+        raise UsageError(f"no model takes {budget_ms:g} ms", hint="a budget is above 0 ms")
+    if iterations > 1:
+        raise UsageError(
+            "a latency budget is met in one round",
+            hint="leave iterations out, and train afterwards",
+        )
 
 
 def layers_named(module: nn.Module, names: Sequence[str]) -> list[str]:

@@ -336,7 +336,7 @@ def _score(model: nn.Module, graph: ChannelGraph) -> list[Scores]:
         return scores
     # Statistics of batch normalizations are a process's own until the end of an epoch.
     device = next(model.parameters()).device
-    flat = torch.from_numpy(np.concatenate(scores)).to(device)
+    flat = torch.tensor(np.concatenate(scores), device=device)
     distributed.broadcast(flat, 0)
     return np.split(flat.cpu().numpy(), np.cumsum([len(one) for one in scores])[:-1])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -14,9 +16,11 @@ from deepseek_edge.export.torch_module import (
     quiet_export,
     require_torch,
 )
+from deepseek_edge.files import write_atomic
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
 _EXPORT_AGAIN = "write it again with torch.export.save of torch 2.9 or later"
 
@@ -45,6 +49,23 @@ def load_pt2(path: Path) -> onnx.ModelProto:
     except Exception as error:
         raise ModelError(f"can't read {path}: {first_line(error)}", hint=_EXPORT_AGAIN) from error
     return program_to_onnx(program)
+
+
+def save_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a traced program, whole or not at all, as :func:`load_pt2` reads it.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    import torch
+
+    # What it was traced with would travel along, pickled.
+    program = copy.copy(program)
+    program._example_inputs = None
+    buffer = io.BytesIO()
+    with quiet_export():
+        torch.export.save(program, buffer)
+    write_atomic(path, buffer.getvalue())
 
 
 def _check_holds_no_code(path: Path) -> None:
@@ -79,7 +100,6 @@ def _is_pickled(archive: zipfile.ZipFile, name: str) -> bool:
 
 
 def _is_plain(data: bytes) -> bool:
-    import io
     import pickle
 
     require_torch()

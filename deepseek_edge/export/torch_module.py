@@ -44,6 +44,22 @@ def export_module(
         MissingToolError: the extra ``torch`` is not installed.
         UnsupportedError: torch can't trace the module, or an operator has no ONNX form.
     """
+    program = trace_module(module, example_inputs, dynamic=dynamic)
+    return program_to_onnx(program, output_names=output_names)
+
+
+def trace_module(
+    module: torch.nn.Module,
+    example_inputs: tuple[Any, ...],
+    *,
+    dynamic: tuple[dict[int, torch.export.Dim], ...] | None = None,
+) -> torch.export.ExportedProgram:
+    """Trace a module in evaluation mode; arguments and errors are those of :func:`export_module`.
+
+    Raises:
+        MissingToolError: the extra ``torch`` is not installed.
+        UnsupportedError: torch can't trace the module.
+    """
     require_torch()
     import torch
 
@@ -53,10 +69,9 @@ def export_module(
     was_training = module.training
     module.eval()
     try:
-        program = _trace(module, example_inputs, dynamic)
+        return _trace(module, example_inputs, dynamic)
     finally:
         module.train(was_training)
-    return program_to_onnx(program, output_names=output_names)
 
 
 def _trace(
