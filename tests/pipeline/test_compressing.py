@@ -10,7 +10,7 @@ from deepseek_edge.cli.main import main
 from deepseek_edge.errors import DeepSeekEdgeError, InputError
 from deepseek_edge.pipeline import CompileRequest, CompileResult, compile_model
 from deepseek_edge.pipeline.compressing import compress
-from deepseek_edge.pipeline.stages import apply_recipe, plan_stages
+from deepseek_edge.pipeline.stages import apply_recipe, override_pruning, plan_stages
 from deepseek_edge.pipeline.workshop import open_workshop
 from deepseek_edge.recipe import parse_recipe
 from tests.pipeline.stripes import save_stripes
@@ -145,6 +145,27 @@ def test_channels_fade_while_a_copy_is_trained(sources: tuple[str, str], tmp_pat
     # Batch normalizations are folded, so fewer numbers are left than parameters were.
     assert left < given.pruned.parameters_after
     assert (tmp_path / f"sparsify-{shop.keys['sparsify']}.safetensors").exists()
+
+
+def test_a_latency_budget_of_the_target_decides_how_much_goes(tmp_path: Path) -> None:
+    predicted = []
+    for share in (None, 0.7):
+        budget_ms = 1e3 if share is None else share * predicted[0]
+        recipe = override_pruning(None, None, budget_ms)
+        asked = CompileRequest(
+            "tests.pipeline.stripes:factory", targets=("raspberry-pi-4",), recipe=recipe
+        )
+        stages = plan_stages(asked)
+        assert stages is not None
+        said: list[str] = []
+        shop = open_workshop(asked, tmp_path, said.append, lambda *_: None)
+        pruned = compress(asked, stages, shop).pruned
+        assert pruned is not None and pruned.predicted_ms_after is not None
+        assert pruned.measured_ms_after is None, "there is no such board here"
+        assert pruned.predicted_ms_after <= budget_ms
+        predicted.append(pruned.predicted_ms_after)
+    assert pruned.parameters_after < pruned.parameters_before
+    assert " ms in float32" in said[-1]
 
 
 def test_another_recipe_does_not_take_up_a_checkpoint(

@@ -18,7 +18,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from deepseek_edge.quantization.affine import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX, Affine
+from deepseek_edge.quantization.affine import (
+    ACTIVATION_MAX,
+    ACTIVATION_MIN,
+    SMALLEST_SCALE,
+    WEIGHT_MAX,
+    Affine,
+)
 
 # By how much one gradient may ask the logarithm of a step to change, before the learning rate: a
 # channel whose weights are all but 0 has a step so small that its relative gradient explodes.
@@ -118,8 +124,8 @@ class ActivationQuantizer(nn.Module):
         is_observing: ranges are followed and used instead of the learned step, in training mode.
     """
 
-    lowest: Tensor
-    highest: Tensor
+    reach: Tensor
+    seen: Tensor
 
     def __init__(self, affine: Affine, elements: int) -> None:
         super().__init__()
@@ -130,8 +136,9 @@ class ActivationQuantizer(nn.Module):
         self.is_observing = False
         self.log_scale = _step_parameter(torch.tensor(math.log(affine.scale)))
         # Starting from what calibration saw, not from the first batch.
-        self.register_buffer("lowest", torch.tensor(self.low * affine.scale))
-        self.register_buffer("highest", torch.tensor(self.high * affine.scale))
+        ends = torch.tensor([-self.low * affine.scale, self.high * affine.scale])
+        self.register_buffer("reach", ends)  # below and above 0
+        self.register_buffer("seen", torch.zeros(2))
 
     def forward(self, x: Tensor) -> Tensor:
         """Numbers as multiples of the step; float32 of the same shape."""
@@ -149,18 +156,20 @@ class ActivationQuantizer(nn.Module):
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Set the step so that the observed range is covered."""
+        """Move the range towards what was seen since the last call, and set the step to cover it.
+
+        All processes see what one alone would.
+        """
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for value in (self.lowest, self.highest):
-                torch.distributed.all_reduce(value)
-                value.div_(torch.distributed.get_world_size())
-        scale = torch.maximum(self.highest / max(self.high, 1), self.lowest / min(self.low, -1))
-        self.log_scale.copy_(torch.log(scale.clamp(min=1e-18)))
+            torch.distributed.all_reduce(self.seen, torch.distributed.ReduceOp.MAX)
+        self.reach.lerp_(self.seen, 1.0 - _OBSERVER_MOMENTUM)
+        self.seen.zero_()
+        steps = self.reach.new_tensor([max(-self.low, 1), max(self.high, 1)])
+        self.log_scale.copy_(torch.log((self.reach / steps).amax().clamp(min=SMALLEST_SCALE)))
 
     def _observe(self, x: Tensor) -> None:
         low, high = torch.aminmax(x)
-        self.lowest.lerp_(low.clamp(max=0.0), 1.0 - _OBSERVER_MOMENTUM)
-        self.highest.lerp_(high.clamp(min=0.0), 1.0 - _OBSERVER_MOMENTUM)
+        self.seen.copy_(torch.maximum(self.seen, torch.stack([-low, high])))
 
 
 class WeightQuantizer(nn.Module):

@@ -68,8 +68,8 @@ def fine_tune(
         loss: what is made small instead of the distance to the teacher.
         observe_epochs: passes in the beginning during which the activations' steps follow a
             moving average of their ranges instead of being learned.
-        compiled: ``torch.compile`` fuses what lies between the layers: faster on GPUs, after a
-            minute, with a C compiler.
+        compiled: ``torch.compile`` fuses what lies between the layers; that takes a while at the
+            start, and a C compiler.
         checkpoint: as in ``training.train``.
         progress: told (stage, done, total).
 

@@ -236,8 +236,8 @@ class GraphModule(nn.Module):
             )
         if not self.quantizers:
             return self._run(inputs)
-        # bfloat16 has no more digits than int8: its products' roundings would be as large as
-        # those that are to be learned. TF32's ten bits hold every integer.
+        # bfloat16's 8 significant bits would move activations by up to half a step, as much as
+        # what is to be learned; TF32's 11 by an eighth at most.
         with torch.autocast(inputs[0].device.type, enabled=False):
             return self._run(inputs)
 
