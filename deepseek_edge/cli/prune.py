@@ -68,7 +68,7 @@ def prune_command(
     """Remove the channels of a torch module that matter least, and export what is left."""
     check_names(model, output)
     with narration() as narrator, warnings_told(narrator):
-        from deepseek_edge.export.load import call_factory
+        from deepseek_edge.export.load import load_module
         from deepseek_edge.export.torch_module import require_torch
         from deepseek_edge.pipeline.plan import check_writable
         from deepseek_edge.pipeline.pruning import prune_module, write_module
@@ -76,7 +76,7 @@ def prune_command(
 
         check_writable(output)
         require_torch()
-        module, inputs = call_factory(model)
+        module, inputs = load_module(model)
         pruned = prune_module(
             module,
             inputs,

@@ -30,7 +30,7 @@ class Budget:
 
     Greedily: of all groups the tiles go next that lose the least importance for each millisecond
     saved. A kernel may take as long for 40 channels as for 48, so that a tile alone saves nothing;
-    therefore 1, 2, 4, ... tiles of a group are looked at together.
+    therefore 1, 2, 4, ... tiles of a group are looked at together until that saves something.
 
     Attributes:
         milliseconds: allowed.
@@ -117,10 +117,15 @@ class _Descent:
                 self._best[index] = self._best_of(index)
 
     def _best_of(self, group: int) -> _Move | None:
-        """The cheapest of 1, 2, 4, ... and all tiles that are left."""
+        """The cheapest of the first two of 1, 2, 4, ... or all tiles left that save anything."""
         most = len(self._ranked.tiles[group]) - self.taken[group]
-        counts = {1 << power for power in range(most.bit_length())} | {most} if most else set()
-        moves = [self._move(group, count) for count in sorted(counts)]
+        moves: list[_Move] = []
+        count = 1
+        while most and sum(move.saved_ms > 0.0 for move in moves) < 2:
+            moves.append(self._move(group, min(count, most)))
+            if count >= most:
+                break
+            count *= 2
         return min(moves, key=lambda one: (one.saved_ms <= 0.0, _price(one)), default=None)
 
     def _move(self, group: int, tiles: int) -> _Move:

@@ -10,6 +10,7 @@ from deepseek_edge.importing import import_function, is_function_reference
 
 if TYPE_CHECKING:
     import onnx
+    from torch import nn
 
 _FORMS = "a model is x.onnx, x.pt2, a Hugging Face folder, or package.module:factory"
 
@@ -50,15 +51,21 @@ def load_model(reference: str) -> onnx.ModelProto:
     if is_function_reference(reference):
         from deepseek_edge.export.torch_module import export_module
 
-        return export_module(*call_factory(reference))
+        return export_module(*load_module(reference))
     raise UsageError(f"there is no model {reference}", hint=_FORMS)
 
 
-def call_factory(reference: str) -> tuple[Any, tuple[Any, ...]]:
-    """The torch module and example inputs that "package.module:factory" returns.
+def load_module(reference: str) -> tuple[nn.Module, tuple[Any, ...]]:
+    """Call a factory.
+
+    Args:
+        reference: "package.module:factory", as :func:`load_model` takes it.
+
+    Returns:
+        The torch module and its example inputs.
 
     Raises:
-        UsageError: it can't be imported, or returns something else.
+        UsageError: there is no such function, or it returns something else.
     """
     result = import_function(reference)()
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)):

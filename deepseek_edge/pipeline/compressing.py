@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepseek_edge.datasets import Dataset
 from deepseek_edge.digest import digest_bytes
-from deepseek_edge.export import fix_shapes
-from deepseek_edge.export.load import call_factory
+from deepseek_edge.export import fix_shapes, load_module
 from deepseek_edge.export.torch_module import export_module
 from deepseek_edge.parity import graph_inputs
 from deepseek_edge.pipeline.evaluating import fit, load_evaluation
@@ -49,7 +48,7 @@ def compress(request: CompileRequest, stages: Stages, shop: Workshop) -> Given:
         OutputError: a checkpoint can't be written.
     """
     clock = shop.clock
-    module, inputs = call_factory(str(request.model))
+    module, inputs = load_module(str(request.model))
     whole = _check_early(module, inputs, request, stages)
     with clock.stage("data"):
         data, held = _load_data(stages)

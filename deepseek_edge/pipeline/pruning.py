@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepseek_edge.compression.shapes import LayerShape
-from deepseek_edge.errors import UsageError
+from deepseek_edge.errors import UnsupportedError, UsageError
 from deepseek_edge.files import write_atomic
 from deepseek_edge.parity import Tensors, sample_inputs
 from deepseek_edge.pipeline.checking import Narrate
@@ -86,23 +86,40 @@ def prune_module(
         module: stays as it is.
         example_inputs: its positional arguments; their sizes are those of the budget.
         ratio: share of ``by`` to remove.
-        latency_budget_ms: of a call on ``target``, in the place of ``ratio``: predicted, on this
-            machine measured too.
+        latency_budget_ms: of a call on ``target`` instead: predicted, on this machine measured too.
         target: that the model is for; without a budget it says what times to predict, if any.
         by: what ``ratio`` is a share of.
         importance: how channels are ranked.
-        round_to: outputs are a multiple of this; by default a vector register of the target, at
-            least 8.
+        round_to: outputs are a multiple of this; None: of a vector of the target, at least 8.
         excluded: names of modules whose outputs stay.
         narrate: told lines for a person.
         progress: told (stage, done, total).
         instruments: real ones if None.
 
     Raises:
-        UsageError: neither or both of ratio and budget, or a budget without a target; what
-            ``ChannelPruner`` raises.
-        UnsupportedError: likewise; or a layer can't be compiled.
+        UsageError, UnsupportedError: as ``ChannelPruner``; or a budget without a target.
     """
+    from deepseek_edge.compression import ChannelPruner
+
+    _check_aims(ratio, latency_budget_ms, target)
+    options: dict[str, Any] = {"by": by, "importance": importance, "excluded": excluded}
+    options |= {"example_inputs": example_inputs, "progress": progress}
+    options["round_to"] = _tile(target) if round_to is None else round_to
+    # A budget decides in the place of the ratio.
+    pruner = partial(ChannelPruner, module, 0.3 if ratio is None else ratio, **options)
+    if target is None:
+        return Pruned(pruner().compress())
+    if not is_this_machine(target):
+        scaled = pruner(cost=modelled_cost(target), latency_budget_ms=latency_budget_ms)
+        return Pruned(scaled.compress(), "modelled")
+    tools = instruments or PruneInstruments()
+    stopwatch = _Stopwatch(module, example_inputs, target, narrate, tools)
+    return _prune_here(pruner, stopwatch, latency_budget_ms)
+
+
+def _check_aims(
+    ratio: float | None, latency_budget_ms: float | None, target: Target | None
+) -> None:
     if (ratio is None) == (latency_budget_ms is None):
         raise UsageError(
             "pruning needs a ratio or a latency budget, and not both",
@@ -110,29 +127,11 @@ def prune_module(
         )
     if latency_budget_ms is not None and target is None:
         raise UsageError("a latency is one of a target", hint="add --target ID")
-    from deepseek_edge.compression import ChannelPruner
 
-    lanes = 0 if target is None else target.vector_bits // 32
-    pruner = partial(
-        ChannelPruner,
-        module,
-        0.3 if ratio is None else ratio,  # a budget decides in its place
-        by=by,
-        importance=importance,
-        example_inputs=example_inputs,
-        round_to=max(SMALLEST_TILE, lanes) if round_to is None else round_to,
-        excluded=excluded,
-        progress=progress,
-    )
-    if target is None:
-        return Pruned(pruner().compress())
-    if not is_this_machine(target):
-        cost = modelled_cost(target)
-        model = pruner(cost=cost, latency_budget_ms=latency_budget_ms).compress()
-        return Pruned(model, "modelled")
-    used = instruments or PruneInstruments()
-    stopwatch = _Stopwatch(module, example_inputs, target, narrate, used)
-    return _prune_here(pruner, stopwatch, latency_budget_ms)
+
+def _tile(target: Target | None) -> int:
+    """Outputs of a layer that a vector register of the target holds."""
+    return SMALLEST_TILE if target is None else max(SMALLEST_TILE, target.vector_bits // 32)
 
 
 def write_module(model: "PrunedModel", path: Path) -> None:
@@ -162,16 +161,25 @@ def _prune_here(
     # The rest of a call goes to what has no weights (additions, pooling), and shrinks with it.
     factor = whole_ms / whole if whole else 1.0
     narrate(f"{target.id}: {whole_ms:.3f} ms as it is, {whole or 0.0:.3f} ms of it in layers")
-    goal_ms = budget_ms
-    for _ in range(ATTEMPTS):
+
+    def prune(goal_ms: float | None) -> Pruned:
         scaled = pruner(cost=lambda shape: factor * cost(shape), latency_budget_ms=goal_ms)
         model = scaled.compress()
-        before, after = stopwatch.calls(stopwatch.module, model.module)
-        if goal_ms is None or budget_ms is None or after <= budget_ms:
+        return Pruned(model, "measured", *stopwatch.calls(stopwatch.module, model.module))
+
+    found, goal_ms = prune(budget_ms), budget_ms
+    for _ in range(1, ATTEMPTS):
+        after_ms = found.measured_ms_after
+        if goal_ms is None or budget_ms is None or after_ms is None or after_ms <= budget_ms:
             break
-        narrate(f"{target.id}: {after:.3f} ms measured, {budget_ms:g} ms were asked for")
-        goal_ms *= 0.99 * budget_ms / after
-    return Pruned(model, "measured", before, after)
+        narrate(f"{target.id}: {after_ms:.3f} ms measured, {budget_ms:g} ms were asked for")
+        goal_ms *= 0.99 * budget_ms / after_ms
+        try:
+            found = prune(goal_ms)
+        except UnsupportedError as error:
+            narrate(f"{target.id}: {error}")
+            break
+    return found
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from torch.nn import functional
 class Chain(nn.Module):
     """Two convolutions and a classifier behind a feature map that is flattened."""
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 16, size: int = 8) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.last = nn.Linear(width * 4, 5)
+        self.last = nn.Linear(width * (size // 4) ** 2, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(self.second(functional.relu(self.first(x))))
@@ -249,3 +249,17 @@ def randomized(module: nn.Module, seed: int = 0) -> nn.Module:
                 if name.endswith("running_var"):
                     value.abs_().add_(0.5)
     return module.eval()
+
+
+def chain() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """What ``package.module:factory`` names in tests of the command line."""
+    return randomized(Chain(32)), (torch.zeros(1, 3, 8, 8),)
+
+
+def branching() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return Branching(), (torch.zeros(1, 3, 8, 8),)
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x

@@ -269,6 +269,6 @@ def test_a_spoiled_model_is_refused_with_exit_code_1_and_no_bundle(
     assert lines[0].startswith("error: host loses ") and lines[0].endswith("1.0 pp are allowed")
     assert lines[1].split() == ["tried", "lost", "+/-", "int8", "measured", "on"]
     tried = [line.split("  ")[1] for line in lines[2:-2]]
-    assert len(tried) > 2 and len(set(tried)) == len(tried)
+    assert len(tried) >= 2 and len(set(tried)) == len(tried)
     assert lines[-1].startswith("hint: raise --max-drop")
     assert np.load(calibration)["x"].max() < 0.002

@@ -72,6 +72,21 @@ def test_a_kernel_that_is_larger_than_the_image() -> None:
     assert_equals_reference(cases)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_images_wide_enough_for_tiles_inside_with_one_channel_a_group(groups: int) -> None:
+    random = np.random.default_rng(0)
+
+    def floats(*shape: int) -> Any:
+        return random.standard_normal(shape).astype(np.float32)
+
+    cases = Cases()
+    for width, stride in ((40, 1), (64, 2)):
+        weights = Const(floats(16 * groups, 1, 3, 3))
+        attrs: dict[str, Any] = {"pads": [1] * 4, "strides": [stride] * 2}
+        cases.add("Conv", floats(1, groups, 12, width), weights, group=groups, **attrs)
+    assert_equals_reference(cases)
+
+
 def test_a_transposed_convolution_without_overlap_but_with_padding_is_shifted() -> None:
     random = np.random.default_rng(0)
     x = random.standard_normal((1, 3, 4, 4)).astype(np.float32)

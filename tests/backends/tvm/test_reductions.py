@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from tests.backends.tvm.oracle import Array, Cases, Const, assert_equals_reference
+from tests.backends.tvm.oracle import Array, Cases, Const, assert_equals_reference, computed
 from tests.backends.tvm.strategies import FEW, Draw, drawers
 
 pytestmark = pytest.mark.tvm
@@ -65,8 +65,13 @@ def test_long_sums_are_exact_enough() -> None:
     cases = Cases()
     cases.add("ReduceSum", floats(1, 100_003), Const(np.array([1])))
     cases.add("ReduceSum", floats(100_003, 1), Const(np.array([0])))
-    cases.add("ReduceMean", floats(1, 3, 101, 103), axes=[2, 3])
-    assert_equals_reference(cases)
+    cases.add("ReduceMean", floats(1, 1, 1001, 103), axes=[2, 3])
+    model = cases.model()
+    # float64, since onnxruntime's own sum is off by 1e-8 of the sum of magnitudes here.
+    for found, x in zip(computed(model, cases.feeds).values(), cases.feeds.values(), strict=True):
+        values = x.astype(np.float64)
+        size, count = np.abs(values).sum(), values.size if found.ndim == 4 else 1
+        assert abs(found.item() * count - values.sum()) <= 5e-9 * size
 
 
 @pytest.mark.parametrize("opset", [11, 13])

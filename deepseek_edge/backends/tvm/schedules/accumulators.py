@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepseek_edge.backends.tvm.schedules.blocks import Columns
-from deepseek_edge.backends.tvm.schedules.dot import NEON, NEON_ACTIVATIONS, Unit
+from deepseek_edge.backends.tvm.schedules.dot import MADD, NEON, NEON_ACTIVATIONS, Unit
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
@@ -305,7 +305,7 @@ def unroll_of(target: Target, unit: Unit) -> int:
     Eight take 3 % off a network's instructions on ARM; what widens its products spills in them.
     """
     if target.arch != "aarch64":
-        return 2
+        return 1 if unit is MADD else 2
     return 4 if unit in (NEON, NEON_ACTIVATIONS) else 8
 
 

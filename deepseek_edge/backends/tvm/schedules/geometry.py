@@ -68,8 +68,8 @@ class Geometry:
 
     @property
     def channel_stride(self) -> int:
-        """Distance between neighbouring channels of a pixel."""
-        return self.height * self.width if self.channels_first else 1
+        """Distance between neighbouring channels of a pixel; 1 if there is only one."""
+        return self.height * self.width if self.channels_first and self.channels > 1 else 1
 
     def is_dense(self) -> bool:
         """True if output pixel i reads exactly input pixel i of a 1x1 kernel."""
@@ -119,6 +119,7 @@ class Span:
             self.is_inside
             and shape.kernel_w > 1
             and shape.dilation_w == 1
+            and shape.channel_stride == 1
             and depth == shape.pixel_stride
         )
 

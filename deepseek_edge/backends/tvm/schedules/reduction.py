@@ -43,6 +43,8 @@ _COMBINE: dict[str, Combine] = {
     "ReduceProd": lambda a, b: a * b,
 }
 _VECTORS = 4  # independent sums of a task, to hide the adder's latency
+# From so many elements on, a row has as many sums, too: each then rounds less often.
+_LONG_ROW = 4096
 
 
 def _start(op: str, dtype: str, lanes: int) -> Expr:
@@ -179,15 +181,23 @@ def fold_row(
     """Combine ``value(at, width)`` over [0, count) to one scalar."""
     while lanes > 1 and lanes > count:
         lanes //= 2
-    sums = local(dtype, lanes)
-    store(sums, 0, lanes, splat(start, lanes))
+    vectors = _VECTORS if count >= _LONG_ROW else 1
+    sums = local(dtype, vectors * lanes)
+    for vector in range(vectors):
+        store(sums, vector * lanes, lanes, splat(start, lanes))
 
-    def add(at: Expr, width: int) -> None:
-        part = sums[ramp(0, width)]
-        store(sums, 0, width, combine(part, value(at, width)))
+    def add(at: Expr, width: int, vector: int = 0) -> None:
+        part = sums[ramp(vector * lanes, width)]
+        store(sums, vector * lanes, width, combine(part, value(at, width)))
 
-    for_columns(count, lanes, add)
-    parts = [bind(load(sums, lane, 1)) for lane in range(lanes)]
+    step = vectors * lanes
+    done = count - count % step if vectors > 1 else 0
+    if done:
+        with loop(done // step) as block:
+            for vector in range(vectors):
+                add(block * index(step) + index(vector * lanes), lanes, vector)
+    for_columns(count - done, lanes, lambda at, width: add(index(done) + at, width))
+    parts = [bind(load(sums, place, 1)) for place in range(step)]
     while len(parts) > 1:  # pairwise, as exact as a sum can be
         parts = [combine(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]

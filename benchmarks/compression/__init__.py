@@ -1,0 +1,1 @@
+"""What compression costs in accuracy and gains in time, measured on compiled artifacts."""
