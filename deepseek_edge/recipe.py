@@ -55,7 +55,7 @@ class PruneSection:
     ratio: _Ratio | Literal["auto"] = "auto"
     importance: Literal["l1", "l2", "taylor", "bn_scale"] = "l1"
     by: Literal["parameters", "macs"] = "parameters"
-    scope: Literal["global", "layer"] = "global"
+    scope: Literal["global", "layer"] = "layer"
     round_to: _Count = 8
     excluded: tuple[str, ...] = ()
     iterations: _Count = 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from deepseek_edge.compression.selection import Scope
 from deepseek_edge.training import TrainConfig
 
 Change = Literal["prune", "sparsify", "ptq", "qat"]
@@ -22,7 +21,6 @@ class Experiment:
         network: of ``examples.fashion.ARCHITECTURES``.
         ratio: share of the parameters to remove; None where none are.
         training: of the compressed model; None where nothing is trained.
-        scope: of the channels that pruning compares.
     """
 
     name: str
@@ -30,7 +28,6 @@ class Experiment:
     change: Change
     ratio: float | None = None
     training: TrainConfig | None = None
-    scope: Scope = "global"
 
 
 _SGD = TrainConfig(
@@ -62,9 +59,7 @@ BASELINES = {
 _RECOVERY = replace(_SGD, epochs=15, learning_rate=0.1, warmup_epochs=0.5, label_smoothing=0.0)
 
 EXPERIMENTS = (
-    # The same share of every layer: chosen over the whole net, the late layers go, which hold the
-    # parameters and take little of the time (1.2 times faster instead of 1.4).
-    Experiment("resnet-18-pruned", "resnet_18", "prune", 0.3, _RECOVERY, scope="layer"),
+    Experiment("resnet-18-pruned", "resnet_18", "prune", 0.3, _RECOVERY),
     Experiment("resnet-50-sparse", "resnet_50", "sparsify", 0.7, replace(_RECOVERY, epochs=14)),
     Experiment("resnet-18-ptq", "resnet_18", "ptq"),
     Experiment("resnet-18-qat", "resnet_18", "qat", None, _QAT),

@@ -110,8 +110,7 @@ def _prune(
     experiment: Experiment, seed: int, network: nn.Module, workshop: Workshop
 ) -> onnx.ModelProto:
     assert experiment.ratio is not None and experiment.training is not None
-    pruner = ChannelPruner((network, (example_input(),)), experiment.ratio, scope=experiment.scope)
-    pruned = pruner.compress().module
+    pruned = ChannelPruner((network, (example_input(),)), experiment.ratio).compress().module
     _recover(pruned, network, workshop.settings(experiment.training, seed), workshop)
     return to_graph(pruned)
 

@@ -21,12 +21,17 @@ if TYPE_CHECKING:
     from deepseek_edge.pipeline.pruning import Pruned
 
 By = Literal["parameters", "macs"]
+Scope = Literal["layer", "global"]
 Importance = Literal["l1", "l2", "bn_scale"]
 
 RatioOption = Annotated[
     float | None, typer.Option(metavar="SHARE", help="Remove this share of the model, 0 to 1.")
 ]
 ByOption = Annotated[By, typer.Option(help="What the share is one of.")]
+ScopeOption = Annotated[
+    Scope,
+    typer.Option(help="The same share of each layer, or what matters least wherever it is."),
+]
 ImportanceOption = Annotated[
     Importance,
     typer.Option(help="How channels are ranked: norms of weights, or scales of batch norms."),
@@ -60,6 +65,7 @@ def prune_command(
     latency_budget: BudgetOption = None,
     target: TargetOption = None,
     by: ByOption = "parameters",
+    scope: ScopeOption = "layer",
     importance: ImportanceOption = "l1",
     round_to: RoundOption = None,
     exclude: ExcludeOption = None,
@@ -84,6 +90,7 @@ def prune_command(
             latency_budget_ms=latency_budget,
             target=None if target is None else load_target(target),
             by=by,
+            scope=scope,
             importance=importance,
             round_to=round_to,
             excluded=exclude or (),

@@ -50,8 +50,8 @@ class ChannelPruner:
             "taylor" (the change of the loss that its removal causes, to first order; needs
             ``loss`` and ``data``), or "bn_scale", the scales of batch normalizations.
         by: what ``pruning_ratio`` is a share of.
-        scope: "global" removes the least important tiles wherever they are, "layer" the same
-            share of all layers.
+        scope: "layer" removes the same share of all layers, "global" the least important tiles
+            wherever they are: often late layers, which hold the parameters and take little time.
         example_inputs: positional arguments of the module, if it comes alone.
         round_to: outputs of a pruned layer are a multiple of this: what kernels compute at once.
         excluded: names of modules, as in ``named_modules()``, whose outputs all stay; that of a
@@ -77,7 +77,7 @@ class ChannelPruner:
         *,
         importance: Importance = "l1",
         by: By = "parameters",
-        scope: Scope = "global",
+        scope: Scope = "layer",
         example_inputs: tuple[Any, ...] | None = None,
         round_to: int = 8,
         excluded: Sequence[str] = (),

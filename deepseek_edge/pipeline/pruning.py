@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 By = Literal["parameters", "macs"]
 Ranking = Literal["l1", "l2", "bn_scale"]
+Scope = Literal["layer", "global"]
 Progress = Callable[[str, int, int], None]
 
 SMALLEST_TILE = 8
@@ -73,6 +74,7 @@ def prune_module(
     latency_budget_ms: float | None = None,
     target: Target | None = None,
     by: By = "parameters",
+    scope: Scope = "layer",
     importance: Ranking = "l1",
     round_to: int | None = None,
     excluded: Sequence[str] = (),
@@ -89,6 +91,7 @@ def prune_module(
         latency_budget_ms: of a call on ``target`` instead: predicted, on this machine measured too.
         target: that the model is for; without a budget it says what times to predict, if any.
         by: what ``ratio`` is a share of.
+        scope: the same share of all layers, or what matters least wherever it is.
         importance: how channels are ranked.
         round_to: outputs are a multiple of this; None: of a vector of the target, at least 8.
         excluded: names of modules whose outputs stay.
@@ -102,8 +105,8 @@ def prune_module(
     from deepseek_edge.compression import ChannelPruner
 
     _check_aims(ratio, latency_budget_ms, target)
-    options: dict[str, Any] = {"by": by, "importance": importance, "excluded": excluded}
-    options |= {"example_inputs": example_inputs, "progress": progress}
+    options: dict[str, Any] = {"by": by, "scope": scope, "importance": importance}
+    options |= {"excluded": excluded, "example_inputs": example_inputs, "progress": progress}
     options["round_to"] = _tile(target) if round_to is None else round_to
     # A budget decides in the place of the ratio.
     pruner = partial(ChannelPruner, module, 0.3 if ratio is None else ratio, **options)

@@ -48,6 +48,18 @@ def test_what_is_left_is_written(
     assert found["basis"] is found["predicted_ms_after"] is found["measured_ms_after"] is None
 
 
+def test_the_scope_decides_which_layers_lose_channels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left: dict[str, list[int]] = {}
+    for scope in ("layer", "global"):
+        options = ["--ratio", "0.3", "--scope", scope, "-o", str(tmp_path / f"{scope}.onnx")]
+        code, out, _ = run([CHAIN, *options, "--format", "json"], capsys)
+        assert code == 0
+        left[scope] = [layer["out_after"] for layer in json.loads(out)["layers"]]
+    assert left["layer"] != left["global"]
+
+
 def test_the_written_program_is_compiled_like_any_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

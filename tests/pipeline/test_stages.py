@@ -87,7 +87,7 @@ def test_every_stage_is_told_before_it_runs(data: str) -> None:
     assert list(describe_stages(stages, asked)) == [
         f"  data {data}: 15 samples, 5 held out to choose on",
         "  trained: 3 epochs, batches of 4, sgd 0.1, seed 0",
-        "  pruned: 25% of the parameters (global), importance l1, channels in multiples of 8",
+        "  pruned: 25% of the parameters (layer), importance l1, channels in multiples of 8",
         "  while it fades (group_lasso): 4 epochs, batches of 128, sgd 0.1, seed 0",
         "  fine-tuned: 2 epochs, batches of 128, sgd 0.01, seed 0, taught by the model before",
         "  trained with quantization, if the gate is missed without: 1 epochs, batches of 128, "
