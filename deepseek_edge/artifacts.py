@@ -75,12 +75,15 @@ class Program:
         id: unique in a bundle, e.g. "cpu-float32".
         backend: "tvm" or "tensorrt".
         precision: "float32", "float16", "int8" or "w4a16".
-        library: the shared object (model.so) in a work directory of the caller's.
+        library: the shared object (model.so) in a work directory of the caller's; of TensorRT,
+            what the engine is built from on the board (recipe.json).
         entries: the first one is the default.
         features: CPU features the kernels use (names as in the target), checked at open.
         code_bytes: machine code of kernels and runtime.
         weights_bytes: constants in the library.
         arena_bytes: memory for all activations, inputs and outputs.
+        gpu: the architecture that the kernels are for, e.g. "sm_87"; None: they run on the CPU.
+        more_files: that belong to the library, beside it.
     """
 
     id: str
@@ -94,6 +97,14 @@ class Program:
     weights_bytes: int
     arena_bytes: int
     layers: Layers
+    gpu: str | None = None
+    more_files: tuple[Path, ...] = ()
+
+    @property
+    def members(self) -> dict[str, Path]:
+        """The files of the program by their names in a bundle; the library is the first."""
+        files = (self.library, *self.more_files)
+        return {f"programs/{self.id}/{path.name}": path for path in files}
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ MANIFEST = "manifest.json"
 _PROGRAM_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VERIFIED = re.compile(r"host|qemu|gpu:[ -~]{1,64}")
+_GPU = re.compile(r"sm_[0-9]{2,3}[a-z]?")
+_FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# What is loaded: a library, or what an engine is built from on the board.
+_LOADED = {"tvm": "model.so", "tensorrt": "recipe.json"}
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,7 +101,10 @@ class ProgramRecord(Record, frozen=True):
     """One program: the fields of :class:`~deepseek_edge.artifacts.Program` and its judgement.
 
     Attributes:
-        file: the library's member name.
+        file: the member that is loaded: a library, or TensorRT's recipe.
+        more_files: members that it needs beside it; only TensorRT's has some.
+        size_bytes: of all of them.
+        gpu: the architecture that it needs, e.g. "sm_87"; None: it runs on the CPU.
         verified: where it ran and matched its graph: "host", "qemu", "gpu:NAME", None: nowhere.
     """
 
@@ -105,6 +112,8 @@ class ProgramRecord(Record, frozen=True):
     backend: Literal["tvm", "tensorrt"]
     precision: Literal["float32", "float16", "int8", "w4a16"]
     file: str
+    more_files: tuple[str, ...]
+    gpu: str | None
     size_bytes: int
     code_bytes: int
     weights_bytes: int
@@ -147,11 +156,14 @@ def program_record(
     parity_float: ParityFloat | None,
 ) -> ProgramRecord:
     """What the manifest says of a program that a back end made and parity judged."""
+    file, *more_files = program.members
     return ProgramRecord(
         id=program.id,
         backend=program.backend,  # type: ignore[arg-type]  # checked by encode_manifest
         precision=program.precision,  # type: ignore[arg-type]
-        file=f"programs/{program.id}/model.so",
+        file=file,
+        more_files=tuple(more_files),
+        gpu=program.gpu,
         size_bytes=program.size_bytes,
         code_bytes=program.code_bytes,
         weights_bytes=program.weights_bytes,
@@ -241,7 +253,7 @@ def member_order(manifest: Manifest) -> tuple[str, ...]:
     """The members of its bundle that DIGESTS lists, in the order in which they lie there."""
     return (
         MANIFEST,
-        *(program.file for program in manifest.programs),
+        *(file for program in manifest.programs for file in (program.file, *program.more_files)),
         GOLDEN_INDEX,
         *sorted({tensor.file for tensor in manifest.golden}),
         "LICENSES",
@@ -275,10 +287,12 @@ def check_manifest(manifest: Manifest, sizes: Mapping[str, int]) -> None:
 
 def _check_program(program: ProgramRecord, sizes: Mapping[str, int]) -> None:
     where = f"manifest.json: program {program.id!a}"
-    if not _PROGRAM_ID.fullmatch(program.id) or program.file != f"programs/{program.id}/model.so":
-        raise refuse(f"{where} has an illegal id or file")
-    if sizes.get(program.file) != program.size_bytes:
-        raise refuse(f"{where} has {program.size_bytes} bytes, its file {sizes.get(program.file)}")
+    _check_files(program, where)
+    found = sum(sizes.get(file, 0) for file in (program.file, *program.more_files))
+    if found != program.size_bytes:
+        raise refuse(f"{where} has {program.size_bytes} bytes, its files {found}")
+    if program.gpu is not None and not _GPU.fullmatch(program.gpu):
+        raise refuse(f"{where} is for a GPU of no known kind")
     if program.verified is not None and not _VERIFIED.fullmatch(program.verified):
         raise refuse(f"{where} was verified on neither host, qemu nor gpu:NAME")
     if not program.entries:
@@ -287,3 +301,18 @@ def _check_program(program: ProgramRecord, sizes: Mapping[str, int]) -> None:
         for spec in (*entry.inputs, *entry.outputs):
             if spec.dtype not in DTYPE_CODES or any(size < 0 for size in spec.shape):
                 raise refuse(f"{where}: tensor {spec.name!a} has no such dtype or shape")
+
+
+def _check_files(program: ProgramRecord, where: str) -> None:
+    """Files lie in the program's own folder, and no kind of program has another's."""
+    folder = f"programs/{program.id}/"
+    if not _PROGRAM_ID.fullmatch(program.id) or program.file != folder + _LOADED[program.backend]:
+        raise refuse(f"{where} has an illegal id or file")
+    names = [name.removeprefix(folder) for name in program.more_files]
+    is_allowed = program.backend == "tensorrt" or not names
+    is_legal = all(
+        file.startswith(folder) and _FILE_NAME.fullmatch(name)
+        for file, name in zip(program.more_files, names, strict=True)
+    )
+    if not is_allowed or not is_legal or len({*_LOADED.values(), *names}) < 2 + len(names):
+        raise refuse(f"{where} has a file that it can't have")

@@ -229,7 +229,7 @@ def test_writing_a_member_that_the_manifest_does_not_name_is_refused(tmp_path: P
 
 def test_writing_a_library_of_another_size_is_refused(tmp_path: Path) -> None:
     manifest, contents = make_manifest()
-    with pytest.raises(BundleError, match="has 16 bytes, its file 5"):
+    with pytest.raises(BundleError, match="has 16 bytes, its files 5"):
         write_bundle(tmp_path / "a.dse", manifest, {**contents, PROGRAM: b"short"})
     assert list(tmp_path.iterdir()) == []
 

@@ -256,6 +256,14 @@ def chain() -> tuple[nn.Module, tuple[Tensor, ...]]:
     return randomized(Chain(32)), (torch.zeros(1, 3, 8, 8),)
 
 
+def uneven() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A chain whose second layer could do with half of its channels."""
+    module = randomized(Chain(32))
+    with torch.no_grad():
+        module.second.weight[::2].mul_(1e-3)
+    return module, (torch.zeros(1, 3, 8, 8),)
+
+
 def branching() -> tuple[nn.Module, tuple[Tensor, ...]]:
     return Branching(), (torch.zeros(1, 3, 8, 8),)
 
