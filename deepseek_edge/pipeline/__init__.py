@@ -98,7 +98,7 @@ def compile_model(
                 build = Builder(backend, one.target, request.batches, work_dir, progress)
                 job = Job(request, one, origin, build, clock, narrate)
                 passed = pass_gate(job, judges, make_program)
-                pack(request, one, source, passed.checked, judges.evaluation)
+                pack(request, one, source, [passed.checked], judges.evaluation)
                 report = describe_result(one, given, passed, clock.seconds())
                 profile = profile_for_page(request, one, passed.checked, narrate)
             chapters.append(Chapter(one.target, passed.compiled.steps, report, profile))

@@ -13,6 +13,7 @@ from deepseek_edge.parity import (
     Tensors,
     check_graph,
     compare_float,
+    golden_tolerance,
     measure_graph,
     output_steps,
     sample_inputs,
@@ -37,6 +38,8 @@ class CheckedProgram:
             reference's if it was run nowhere.
         call_s: seconds of the first call of each entry, its start included; empty: not run.
         notes: on how it was compared.
+        looseness: how far golden outputs may be missed elsewhere, in what another run of the
+            same program on another CPU may show.
     """
 
     report: ProgramReport
@@ -44,6 +47,14 @@ class CheckedProgram:
     outputs: Tensors
     call_s: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    looseness: float = 1.0
+
+    @property
+    def tolerances(self) -> dict[str, float]:
+        """Of each golden output, absolute."""
+        return {
+            name: self.looseness * golden_tolerance(value) for name, value in self.outputs.items()
+        }
 
 
 def check_program(

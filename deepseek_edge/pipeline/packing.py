@@ -10,15 +10,15 @@ import onnx
 from deepseek_edge.bundle import write_bundle
 from deepseek_edge.digest import digest_bytes, digest_file
 from deepseek_edge.files import output_errors, write_atomic
-from deepseek_edge.golden import golden_tensors
+from deepseek_edge.golden import GoldenTensor, golden_tensors
 from deepseek_edge.manifest import (
+    ProgramRecord,
     SourceModel,
     Thresholds,
     Tools,
     manifest_for_programs,
     program_record,
 )
-from deepseek_edge.parity import golden_tolerance
 from deepseek_edge.pipeline.checking import CheckedProgram
 from deepseek_edge.pipeline.evaluating import Evaluation
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, model_name
@@ -47,27 +47,33 @@ def pack(
     request: CompileRequest,
     one: PlannedTarget,
     source: SourceModel,
-    checked: CheckedProgram,
+    programs: Sequence[CheckedProgram],
     evaluation: Evaluation | None,
 ) -> None:
-    """Write the bundle.
+    """Write the bundle; ``programs`` are in order of preference.
 
     Raises:
         OutputError: it can't be written; nothing is left of it.
     """
-    report = checked.report
-    tolerances = {name: golden_tolerance(value) for name, value in checked.outputs.items()}
-    golden, members = golden_tensors(
-        report.program, checked.inputs, checked.outputs, tolerances=tolerances
-    )
-    record = program_record(
-        report.program,
-        verified=report.verified,
-        parity_graph=report.parity_graph,
-        parity_float=report.parity_float,
-    )
+    records: list[ProgramRecord] = []
+    golden: list[GoldenTensor] = []
+    members: dict[str, bytes | Path] = {"LICENSES": LICENSES}
+    for checked in programs:
+        report = checked.report
+        tensors, files = golden_tensors(
+            report.program, checked.inputs, checked.outputs, tolerances=checked.tolerances
+        )
+        record = program_record(
+            report.program,
+            verified=report.verified,
+            parity_graph=report.parity_graph,
+            parity_float=report.parity_float,
+        )
+        records.append(record)
+        golden += tensors
+        members |= {**report.program.members, **files}
     manifest = manifest_for_programs(
-        [record],
+        records,
         golden,
         model=source,
         target=one.target,
@@ -78,8 +84,7 @@ def pack(
     )
     with output_errors(one.output):
         one.output.parent.mkdir(parents=True, exist_ok=True)
-    libraries = {record.file: report.program.library}
-    write_bundle(one.output, manifest, {**libraries, **members, "LICENSES": LICENSES})
+    write_bundle(one.output, manifest, members)
 
 
 def tool_versions() -> Tools:
