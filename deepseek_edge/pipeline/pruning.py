@@ -31,6 +31,8 @@ Scope = Literal["layer", "global"]
 Progress = Callable[[str, int, int], None]
 
 SMALLEST_TILE = 8
+# Where a budget decides in its place.
+_UNUSED_RATIO = 0.5
 # A model under a budget by prediction may be a little above it when it is measured.
 ATTEMPTS = 3
 
@@ -91,7 +93,7 @@ def prune_module(
         latency_budget_ms: of a call on ``target`` instead: predicted, on this machine measured too.
         target: that the model is for; without a budget it says what times to predict, if any.
         by: what ``ratio`` is a share of.
-        scope: the same share of all layers, or what matters least wherever it is.
+        scope: the same share of each layer, or what matters least wherever it is.
         importance: how channels are ranked.
         round_to: outputs are a multiple of this; None: of a vector of the target, at least 8.
         excluded: names of modules whose outputs stay.
@@ -106,18 +108,16 @@ def prune_module(
 
     _check_aims(ratio, latency_budget_ms, target)
     options: dict[str, Any] = {"by": by, "scope": scope, "importance": importance}
-    options |= {"excluded": excluded, "example_inputs": example_inputs, "progress": progress}
-    options["round_to"] = _tile(target) if round_to is None else round_to
-    # A budget decides in the place of the ratio.
-    pruner = partial(ChannelPruner, module, 0.3 if ratio is None else ratio, **options)
+    options |= {"round_to": _tile(round_to, target), "excluded": excluded, "progress": progress}
+    share = _UNUSED_RATIO if ratio is None else ratio
+    pruner = partial(ChannelPruner, (module, example_inputs), share, **options)
     if target is None:
         return Pruned(pruner().compress())
     if not is_this_machine(target):
         scaled = pruner(cost=modelled_cost(target), latency_budget_ms=latency_budget_ms)
         return Pruned(scaled.compress(), "modelled")
-    tools = instruments or PruneInstruments()
-    stopwatch = _Stopwatch(module, example_inputs, target, narrate, tools)
-    return _prune_here(pruner, stopwatch, latency_budget_ms)
+    watch = _Stopwatch(module, example_inputs, target, narrate, instruments or PruneInstruments())
+    return _prune_here(pruner, watch, latency_budget_ms)
 
 
 def _check_aims(
@@ -132,8 +132,10 @@ def _check_aims(
         raise UsageError("a latency is one of a target", hint="add --target ID")
 
 
-def _tile(target: Target | None) -> int:
-    """Outputs of a layer that a vector register of the target holds."""
+def _tile(round_to: int | None, target: Target | None) -> int:
+    """What is asked for, or the outputs of a layer that a vector register of the target holds."""
+    if round_to is not None:
+        return round_to
     return SMALLEST_TILE if target is None else max(SMALLEST_TILE, target.vector_bits // 32)
 
 

@@ -197,6 +197,25 @@ def test_convolutions_equal_the_reference(name: str, case: dict[str, Any], tmp_p
     "name",
     [pytest.param(n, marks=pytest.mark.emulated if n in EMULATED else ()) for n in TARGETS],
 )
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_filter_rows_of_few_channels_are_one_loop(name: str, channels: int, tmp_path: Path) -> None:
+    """No channel is padded where a filter row's pixels lie end to end; at the border each is."""
+    target = TARGETS[name]()
+    rng = np.random.default_rng(channels)
+    graph = Graph((1, channels, 11, 60), 9)
+    layer = {"depthwise": False, "groups": 1, "out": 33, "dilation": 1, "zero_out": -5}
+    for kernel, stride, pad in ((7, 2, 3), (3, 1, 1), (2, 2, 0), (5, 3, 4)):
+        shape = {"kernel": kernel, "stride": stride, "pad": pad, "relu": kernel == 3}
+        add_convolution(graph, rng, layer | shape)
+    program = compiled(graph, target, tmp_path)
+    x = (rng.standard_normal(graph.shape) * 3).astype(np.float32)
+    assert_equal(graph, run(program, target, x, emulated=name in EMULATED), x)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.emulated if n in EMULATED else ()) for n in TARGETS],
+)
 @pytest.mark.parametrize("value", [-128, 127])
 def test_extreme_values_do_not_saturate(name: str, value: int, tmp_path: Path) -> None:
     """All activations at an end of int8 and all weights at -127: the largest sums there are."""

@@ -115,6 +115,7 @@ class _Direct:
             width,
             can_miss=shape.can_miss_rows()
             or not all(span.is_inside for span in spans(shape, self.tiling.parts)),
+            has_lines=shape.has_lines(self.depth),
         )
         self.unroll = choice.unroll or unroll_of(self.target, self.weights.unit)
         n_blocks, self.rows = self.tiling.n_blocks, shape.batch * shape.out_height
@@ -195,29 +196,16 @@ class _Direct:
         if self._reads_planes():
             self._filter_planes(place, span, sums, (weights, first))
             return
-        step = shape.pixel_stride
-        run = shape.kernel_w * depth if span.merges_columns(shape, depth) else depth
+        line = self._line(place, r, weights) if span.is_inside else None
+        if line is not None:
+            self._multiply(sums, place, line, first, range(span.width))
+            return
 
         def filter_column(s: Expr, rows: Sequence[int]) -> None:
-            origin = bind(first + s * index(shape.dilation_w * step))
-            sums.multiply(
-                run,
-                packed,
-                bind(weights + s * index(depth * width)),
-                width,
-                source=place.source,
-                address=lambda row, k: (
-                    origin + k * index(shape.channel_stride) + index(row * shape.stride_w * step)
-                ),
-                rows=rows,
-                unroll=run if run <= 4 else self.unroll,
-                ahead=prefetch_of(self.target) if self.blocks_outer else 0,
-                contiguous=shape.channel_stride == 1,
-            )
+            origin = bind(first + s * index(shape.dilation_w * shape.pixel_stride))
+            tap = (depth, packed, bind(weights + s * index(depth * width)))
+            self._multiply(sums, place, tap, origin, rows)
 
-        if run > depth:
-            filter_column(index(0), range(span.width))
-            return
         if span.is_inside:
             # A loop, not straight code: there LLVM keeps inputs that two columns share in
             # registers, and spills the sums.
@@ -230,6 +218,44 @@ class _Direct:
             if "border" in self.weights.buffers:
                 missing = [row for row in range(span.width) if row not in rows]
                 self._give_back(sums, missing, place, r, index(column))
+
+    def _line(self, place: "_Place", r: Expr, weights: Expr) -> tuple[int, Buffer, Expr] | None:
+        """A filter row as one tap: its k, and where its weights are; None if it is several."""
+        shape, buffers = self.shape, self.weights.buffers
+        if "lines" in buffers:
+            line = self.weights.line
+            row = place.padded_column * index(shape.kernel_h) + r * index(place.block.width)
+            return line, buffers["lines"], bind(row * index(line))
+        if not shape.has_lines(self.weights.depth):
+            return None
+        return shape.kernel_w * self.weights.depth, buffers["packed"], weights
+
+    def _multiply(
+        self,
+        sums: Accumulators,
+        place: "_Place",
+        tap: tuple[int, Buffer, Expr],
+        origin: Expr,
+        rows: Sequence[int],
+    ) -> None:
+        """Add one tap, (its k, weights, where they start), to the sums of some pixels."""
+        shape, (run, weights, base) = self.shape, tap
+        sums.multiply(
+            run,
+            weights,
+            base,
+            place.block.width,
+            source=place.source,
+            address=lambda row, k: (
+                origin
+                + k * index(shape.channel_stride)
+                + index(row * shape.stride_w * shape.pixel_stride)
+            ),
+            rows=rows,
+            unroll=run if run <= 4 else self.unroll,
+            ahead=prefetch_of(self.target) if self.blocks_outer else 0,
+            contiguous=shape.channel_stride == 1,
+        )
 
     def _first(
         self, place: "_Place", start: Expr, at: "tuple[Accumulators, Expr, Expr, Expr]"

@@ -71,6 +71,15 @@ class Geometry:
         """Distance between neighbouring channels of a pixel; 1 if there is only one."""
         return self.height * self.width if self.channels_first and self.channels > 1 else 1
 
+    def has_lines(self, depth: int) -> bool:
+        """True if what a filter row reads lies end to end: all ``depth`` channels of its pixels."""
+        return (
+            self.kernel_w > 1
+            and self.dilation_w == 1
+            and self.channel_stride == 1
+            and depth == self.pixel_stride
+        )
+
     def is_dense(self) -> bool:
         """True if output pixel i reads exactly input pixel i of a 1x1 kernel."""
         return (self.stride_h, self.stride_w, self.pad_top, self.pad_left) == (1, 1, 0, 0) and (
@@ -112,16 +121,6 @@ class Span:
     width: int
     count: int
     is_inside: bool
-
-    def merges_columns(self, shape: Geometry, depth: int) -> bool:
-        """True if filter columns and channels are one loop: pixels lie end to end."""
-        return (
-            self.is_inside
-            and shape.kernel_w > 1
-            and shape.dilation_w == 1
-            and shape.channel_stride == 1
-            and depth == shape.pixel_stride
-        )
 
     def hits(self, row: int, s: int, shape: Geometry) -> bool:
         """True if filter column ``s`` of pixel ``row`` is inside the image."""

@@ -34,6 +34,9 @@ class Weights:
     Attributes:
         depth: k of one tap, padded to the unit's group.
         packed: (group, block, tap, k / unit.group, width, unit.group), flat.
+        lines: the same with the columns of a filter row as one tap, for images with so few
+            channels that padding each tap would cost more than keeping the weights twice; or None.
+        line: k of such a tap, padded.
         start: (group, padded columns): what sums start from, or None for zero.
         border: (group, kernel_h, kernel_w, padded columns) int32: what a missing tap gives back;
             None if that is nothing, or no tap can be missing.
@@ -44,10 +47,12 @@ class Weights:
     depth: int
     padded: int
     packed: Value
-    start: Value | None
-    border: Value | None
-    factor: Value | None
-    offset: Value | None
+    lines: Value | None = None
+    line: int = 0
+    start: Value | None = None
+    border: Value | None = None
+    factor: Value | None = None
+    offset: Value | None = None
     buffers: dict[str, Buffer] = field(default_factory=dict)
 
     @property
@@ -56,7 +61,7 @@ class Weights:
         return [value for _, value in self._named()]
 
     def _named(self) -> list[tuple[str, Value]]:
-        names = ("packed", "start", "border", "factor", "offset")
+        names = ("packed", "lines", "start", "border", "factor", "offset")
         named = [(name, getattr(self, name)) for name in names]
         return [(name, value) for name, value in named if value is not None]
 
@@ -82,7 +87,14 @@ def scaled(total: Expr, tables: Mapping[str, Buffer], column: Expr, lanes: int) 
 
 
 def prepare(
-    node: Node, target: Target, taps: Array, blocks: Blocks, rows: int, *, can_miss: bool = False
+    node: Node,
+    target: Target,
+    taps: Array,
+    blocks: Blocks,
+    rows: int,
+    *,
+    can_miss: bool = False,
+    has_lines: bool = False,
 ) -> Weights:
     """Pack the weights of a contraction.
 
@@ -93,44 +105,52 @@ def prepare(
         blocks: how columns are cut.
         rows: those that share a register tile's weights, of one of the batch's items.
         can_miss: some output pixels miss taps at the border of the image.
+        has_lines: all channels of neighbouring taps lie end to end in the image.
 
     Raises:
         UnsupportedError: int32 sums could overflow.
     """
-    groups, kernel_h, kernel_w, depth, columns = taps.shape
-    unit = unit_of(node, target, depth, rows)
-    depth += -depth % unit.group
-    taps = np.pad(taps, [(0, 0)] * 3 + [(0, depth - taps.shape[3]), (0, 0)])
-    flat = taps.reshape(groups, kernel_h * kernel_w * depth, columns)
-    packed = np.concatenate([pack(matrix, blocks, unit) for matrix in flat])
-    padded = padded_width(blocks)
+    groups, columns = taps.shape[0], taps.shape[4]
+    unit, padded = unit_of(node, target, taps.shape[3], rows), padded_width(blocks)
     name = node.source or node.output.name
-
-    def columns_padded(table: Array, label: str) -> Value:
-        room = [(0, 0)] * (table.ndim - 1) + [(0, padded - columns)]
-        return constant(f"{name}/{label}", np.pad(table, room).reshape(-1))
-
-    common = {
-        "unit": unit,
-        "depth": depth,
-        "padded": padded,
-        "packed": constant(f"{name}/packed", packed),
-    }
-    if not unit.is_integer:
-        bias = node.optional(2)
-        start = None
-        if bias is not None and bias.data is not None:
-            start = columns_padded(bias.data.reshape(groups, columns), "bias")
-        return Weights(**common, start=start, border=None, factor=None, offset=None)
-    first, missing = zero_point_sums(node, taps)
-    start = border = None
-    if first.any():
-        start = columns_padded(first, "start")
-    if can_miss and missing.any():
-        border = columns_padded(missing, "border")
-    return Weights(
-        **common, start=start, border=border, factor=node.value(2), offset=node.optional(4)
+    found = Weights(
+        unit,
+        depth=_padded(taps.shape[3], unit),
+        padded=padded,
+        packed=constant(f"{name}/packed", _pack_taps(taps, blocks, unit)),
     )
+    if has_lines and not unit.paired and taps.shape[3] % unit.group:
+        found.line = _padded(taps.shape[2] * taps.shape[3], unit)
+        whole = taps.reshape(groups, taps.shape[1], 1, -1, columns)
+        found.lines = constant(f"{name}/lines", _pack_taps(whole, blocks, unit))
+    if unit.is_integer:
+        first, missing = zero_point_sums(node, taps)
+        found.start = _table(f"{name}/start", first, padded)
+        found.border = _table(f"{name}/border", missing, padded) if can_miss else None
+        found.factor, found.offset = node.value(2), node.optional(4)
+    elif (bias := node.optional(2)) is not None and bias.data is not None:
+        found.start = _table(f"{name}/bias", bias.data.reshape(groups, columns), padded)
+    return found
+
+
+def _pack_taps(taps: Array, blocks: Blocks, unit: Unit) -> Array:
+    """Weights (group, kernel_h, kernel_w, k, columns) as the unit reads them, k padded."""
+    groups, depth, columns = taps.shape[0], *taps.shape[3:]
+    taps = np.pad(taps, [(0, 0)] * 3 + [(0, _padded(depth, unit) - depth), (0, 0)])
+    flat = taps.reshape(groups, -1, columns)
+    return np.concatenate([pack(matrix, blocks, unit) for matrix in flat])
+
+
+def _table(name: str, table: Array, padded: int) -> Value | None:
+    """Numbers (..., columns), padded and flat; None if all are zero."""
+    if not table.any():
+        return None
+    room = [(0, 0)] * (table.ndim - 1) + [(0, padded - table.shape[-1])]
+    return constant(name, np.pad(table, room).reshape(-1))
+
+
+def _padded(depth: int, unit: Unit) -> int:
+    return depth + -depth % unit.group
 
 
 def zero_point_sums(node: Node, taps: Array) -> tuple[Array, Array]:
