@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepseek_edge.artifacts import Step
-from deepseek_edge.profiling.conditions import read_conditions, reasons_to_doubt
+from deepseek_edge.profiling.conditions import read_conditions, reasons_to_doubt, run_conditions
 from deepseek_edge.profiling.roofline import with_limits
-from deepseek_edge.report import Bandwidth, Latency, LayerTime, ProfileReport
+from deepseek_edge.report import Bandwidth, Latency, LayerTime, ProfileReport, RunConditions
 from deepseek_edge.runtime.engine import Engine
 from deepseek_edge.target import Target, unverified_fields
 
@@ -61,7 +61,7 @@ def measure(
         open_ms = (time.perf_counter() - started) * 1e3
         engine.run(inputs)
         stable, typical_ns = warm_up(engine)
-        samples_ms, reasons = _calls(engine, queries or _sample_count(typical_ns))
+        samples_ms, reasons, conditions = _calls(engine, queries or _sample_count(typical_ns))
         layers = _layers(engine, inputs, typical_ns)
         peak_rss_bytes = memory.peak_bytes()
     found = ProfileReport(
@@ -77,16 +77,18 @@ def measure(
         layers=layers,
         bandwidths=measure_bandwidths(target, used_threads),
         samples_ms=samples_ms,
+        conditions=conditions,
     )
     return with_limits(found, steps, target, unverified_fields(target.id))
 
 
-def _calls(engine: Engine, count: int) -> tuple[tuple[float, ...], list[str]]:
-    """Milliseconds of each call, and what happened meanwhile that spoils them."""
+def _calls(engine: Engine, count: int) -> tuple[tuple[float, ...], list[str], RunConditions]:
+    """Milliseconds of each call, what happened meanwhile that spoils them, and the machine."""
     before, began = read_conditions(), time.perf_counter()
     samples_ns = engine.time(count)
-    reasons = reasons_to_doubt(before, read_conditions(), time.perf_counter() - began)
-    return tuple((samples_ns / 1e6).tolist()), reasons
+    elapsed_s, after = time.perf_counter() - began, read_conditions()
+    reasons = reasons_to_doubt(before, after, elapsed_s)
+    return tuple((samples_ns / 1e6).tolist()), reasons, run_conditions(before, after)
 
 
 def warm_up(engine: Engine, limit_s: float = WARM_UP_LIMIT_S) -> tuple[bool, float]:
