@@ -1,6 +1,9 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepseek_edge.device.probes.board import is_jetson_model, read_board, read_tegrastats
+from deepseek_edge.device.probes.findings import describe_board
 from deepseek_edge.device.probes.power_mode import PowerMode
 from deepseek_edge.device.probes.system import LocalSystem
 from deepseek_edge.errors import ProbeError
@@ -49,6 +52,15 @@ def test_this_machine_can_be_read() -> None:
 )
 def test_jetsons_are_told_by_their_names(model: str | None, verdict: bool) -> None:
     assert is_jetson_model(model) is verdict
+
+
+@given(st.sampled_from(sorted(ORIN_NANO)), st.text() | st.sampled_from(list(ORIN_NANO.values())))
+def test_whatever_a_file_says_a_board_is_read_or_refused(path: str, text: str) -> None:
+    tools = {"dpkg-query": text, "nvpmodel": text}
+    try:
+        describe_board(read_board(RecordedSystem(ORIN_NANO | {path: text}, tools)))
+    except ProbeError as error:
+        assert error.hint is not None
 
 
 def test_one_line_of_tegrastats_is_read() -> None:
