@@ -15,6 +15,12 @@ PINS = {
     "apache-tvm-ffi": "0.1.14.post1",
     "ziglang": "0.17.0",
 }
+# Compilers for GPUs; none needs a GPU. JetPack 5's driver is of CUDA 11 and loads no newer cubins.
+GPU_PACKAGES = {
+    "nvidia-cuda-nvrtc-cu12": "CUDA programs for Jetson Orin and for GPUs of this machine",
+    "nvidia-cuda-nvrtc-cu11": "CUDA programs for Jetson Xavier",
+    "tensorrt-rtx-cu13": "building TensorRT engines without a Jetson, to check graphs",
+}
 QEMU_PROGRAMS = ("qemu-aarch64-static", "qemu-aarch64")
 _INSTALL_QEMU = "sudo apt-get install qemu-user-static"
 
@@ -48,6 +54,7 @@ def find_capabilities() -> tuple[Capability, ...]:
         _package("torch", None, "models as nn.Module or .pt2", extra="torch"),
         _package("transformers", None, "Hugging Face folders", extra="torch"),
         _package("matplotlib", None, "HTML reports", required=False),
+        *(_package(name, None, purpose, required=False) for name, purpose in GPU_PACKAGES.items()),
     )
 
 

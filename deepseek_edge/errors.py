@@ -12,6 +12,7 @@ DeepSeekEdgeError                1  the job failed
 |-- TrainingError                1  training diverged or ran out of memory
 |-- OutputError                  1  a file could not be written
 |-- DeviceError                  4  a device can't be reached or vanished
+|   `-- ProbeError               4  a device answered something that can't be read
 |-- BundleError                  5  a bundle or its signature is refused
 `-- RolledBackError              6  an update was undone
 """
@@ -92,6 +93,10 @@ class DeviceError(DeepSeekEdgeError):
     """A device can't be reached, or went away."""
 
     exit_code = 4
+
+
+class ProbeError(DeviceError):
+    """A file or tool of a device answered something that isn't what it is known to say."""
 
 
 class BundleError(DeepSeekEdgeError):

@@ -127,6 +127,31 @@ class LayerTime:
 
 
 @dataclass(frozen=True)
+class RunConditions:
+    """In which state the device was while it was measured; None for what it doesn't tell.
+
+    Attributes:
+        temperature_before_c, temperature_after_c: of the hottest sensor on the chip.
+        throttled: whether clocks were seen to be lowered for heat or for lack of power.
+        power_mode: a Jetson's, e.g. "MAXN".
+        cpu_before_hz, cpu_after_hz: clock of the fastest core, as the kernel sees it.
+        cpu_most_hz: what that clock may be in this power mode.
+        gpu_before_hz, gpu_after_hz, gpu_most_hz: the same of a Jetson's GPU.
+    """
+
+    temperature_before_c: float | None
+    temperature_after_c: float | None
+    throttled: bool | None
+    power_mode: str | None
+    cpu_before_hz: int | None
+    cpu_after_hz: int | None
+    cpu_most_hz: int | None
+    gpu_before_hz: int | None
+    gpu_after_hz: int | None
+    gpu_most_hz: int | None
+
+
+@dataclass(frozen=True)
 class ProfileReport:
     """How fast a program is on a device.
 
@@ -137,6 +162,7 @@ class ProfileReport:
         bandwidths: measured by copying with as many threads, nearest memory first.
         roof: None if the machine's clock or bandwidth isn't known.
         samples_ms: every measured call, in order.
+        conditions: None if nobody looked.
     """
 
     device: str
@@ -152,6 +178,7 @@ class ProfileReport:
     bandwidths: tuple[Bandwidth, ...] = ()
     roof: Roof | None = None
     samples_ms: tuple[float, ...] = ()
+    conditions: RunConditions | None = None
 
     @property
     def valid(self) -> bool:
@@ -184,8 +211,36 @@ def profile_json(report: ProfileReport) -> Json:
             "peak_rss_bytes": report.peak_rss_bytes,
             "layers": [dataclasses.asdict(layer) for layer in report.layers],
             "roof": _object(report.roof),
+            "conditions": _object(report.conditions),
         }
     )
+
+
+def describe_conditions(conditions: RunConditions) -> tuple[tuple[str, str], ...]:
+    """What is known of the device's state, as names and values for people."""
+    rows = []
+    before, after = conditions.temperature_before_c, conditions.temperature_after_c
+    if before is not None or after is not None:
+        rows.append(("temperature", _change(before, after, "C", 0)))
+    if conditions.throttled is not None:
+        rows.append(("throttled", "yes" if conditions.throttled else "no"))
+    if conditions.power_mode is not None:
+        rows.append(("power mode", conditions.power_mode))
+    for name, first, last, most in (
+        ("CPU", conditions.cpu_before_hz, conditions.cpu_after_hz, conditions.cpu_most_hz),
+        ("GPU", conditions.gpu_before_hz, conditions.gpu_after_hz, conditions.gpu_most_hz),
+    ):
+        if first is not None or last is not None:
+            limit = "" if most is None else f" of at most {most / 1e9:.2f}"
+            before, after = (None if hertz is None else hertz / 1e9 for hertz in (first, last))
+            rows.append((f"{name} clock", _change(before, after, "GHz", 2) + limit))
+    return tuple(rows)
+
+
+def _change(before: float | None, after: float | None, unit: str, digits: int) -> str:
+    """One value if it is the same at both moments, e.g. "52 to 61 C"."""
+    texts = ["unknown" if value is None else f"{value:.{digits}f}" for value in (before, after)]
+    return f"{' to '.join(dict.fromkeys(texts))} {unit}"
 
 
 def describe_pruned(size: PrunedSize) -> str:
@@ -252,7 +307,9 @@ def _rung_object(rung: Rung) -> Json:
     }
 
 
-def _object(value: Accuracy | ParityFloat | ParityGraph | PrunedSize | Roof | None) -> Json | None:
+def _object(
+    value: Accuracy | ParityFloat | ParityGraph | PrunedSize | Roof | RunConditions | None,
+) -> Json | None:
     return None if value is None else dataclasses.asdict(value)
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from deepseek_edge.artifacts import (
@@ -17,7 +18,9 @@ from deepseek_edge.report import (
     LayerTime,
     ProfileReport,
     ProgramReport,
+    RunConditions,
     compile_json,
+    describe_conditions,
     profile_json,
 )
 
@@ -34,6 +37,8 @@ PROGRAM = Program(
     arena_bytes=3,
     layers=Layers(total=1, int8=0, float16=0, float32=1, int8_macs_share=0.0),
 )
+
+UNKNOWN = RunConditions(None, None, None, None, None, None, None, None, None, None)
 
 
 def compile_report(*, verified: str | None = "host", sqnr_db: float = 90.0) -> CompileReport:
@@ -120,11 +125,12 @@ def test_profile_has_the_keys_that_scripts_rely_on() -> None:
         open_ms=0.5,
         peak_rss_bytes=None,
         layers=(LayerTime("/fc/Gemm", "Gemm", 1.5, 1.0),),
+        conditions=UNKNOWN,
     )
     found = profile_json(report)
     assert keys(found) == [
-        "bundle", "device", "emulated", "latency_ms", "layers", "open_ms", "peak_rss_bytes",
-        "program", "reasons", "roof", "schema", "threads", "valid",
+        "bundle", "conditions", "device", "emulated", "latency_ms", "layers", "open_ms",
+        "peak_rss_bytes", "program", "reasons", "roof", "schema", "threads", "valid",
     ]  # fmt: skip
     assert keys(found["latency_ms"]) == [
         "mean", "min", "n", "p50", "p90", "p99",
@@ -135,4 +141,31 @@ def test_profile_has_the_keys_that_scripts_rely_on() -> None:
     ]  # fmt: skip
     assert (layer["name"], layer["ms"], layer["limit_ms"]) == ("/fc/Gemm", 1.5, None)
     assert found["roof"] is None
+    assert keys(found["conditions"]) == [
+        "cpu_after_hz", "cpu_before_hz", "cpu_most_hz", "gpu_after_hz", "gpu_before_hz",
+        "gpu_most_hz", "power_mode", "temperature_after_c", "temperature_before_c", "throttled",
+    ]  # fmt: skip
+    assert set(found["conditions"].values()) == {None}
     assert (found["valid"], found["peak_rss_bytes"]) == (False, None)
+
+
+def test_conditions_are_described_as_far_as_they_are_known() -> None:
+    assert describe_conditions(UNKNOWN) == ()
+    found = replace(
+        UNKNOWN,
+        temperature_before_c=51.6,
+        temperature_after_c=61.4,
+        throttled=False,
+        power_mode="MAXN",
+        cpu_before_hz=2_201_600_000,
+        cpu_after_hz=2_201_600_000,
+        cpu_most_hz=2_201_600_000,
+        gpu_after_hz=306_000_000,
+    )
+    assert describe_conditions(found) == (
+        ("temperature", "52 to 61 C"),
+        ("throttled", "no"),
+        ("power mode", "MAXN"),
+        ("CPU clock", "2.20 GHz of at most 2.20"),
+        ("GPU clock", "unknown to 0.31 GHz"),
+    )

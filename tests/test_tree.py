@@ -180,16 +180,20 @@ def test_help_loads_nothing_heavy() -> None:
     assert HEAVY_PACKAGES & set(loaded) == set()
 
 
-def readme_commands() -> list[str]:
-    return re.findall(r"^deepseek-edge .*$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+def shown_commands(document: str) -> list[str]:
+    return re.findall(r"^deepseek-edge .*$", (ROOT / document).read_text("utf-8"), re.MULTILINE)
 
 
-def test_readme_shows_commands() -> None:
-    assert len(readme_commands()) > 5
+SHOWN = [line for document in ("README.md", "docs/jetson.md") for line in shown_commands(document)]
 
 
-@pytest.mark.parametrize("line", readme_commands())
-def test_readme_command_is_one_of_the_command_line(line: str) -> None:
+def test_documents_show_commands() -> None:
+    assert len(shown_commands("README.md")) > 5
+    assert len(shown_commands("docs/jetson.md")) > 5
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_shown_command_is_one_of_the_command_line(line: str) -> None:
     from typer.main import get_command
 
     from deepseek_edge.cli.main import app

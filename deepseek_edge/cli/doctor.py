@@ -14,8 +14,9 @@ def doctor_command(format: FormatOption = "readable") -> None:
     Exits with 3 if something is missing without which nothing can be compiled.
     """
     from deepseek_edge.capabilities import find_capabilities
+    from deepseek_edge.device.probes.findings import find_machine_state
 
-    found = find_capabilities()
+    found = (*find_capabilities(), *find_machine_state())
     missing = [one.name for one in found if one.required and one.found is None]
     if format == "json":
         capabilities = [dataclasses.asdict(one) for one in found]

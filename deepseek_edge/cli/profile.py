@@ -71,6 +71,8 @@ def profile_command(
 
 def describe(report: "ProfileReport") -> Iterator[str]:
     """Say in lines what was measured."""
+    from deepseek_edge.report import describe_conditions
+
     latency = report.latency_ms
     peak = "unknown" if report.peak_rss_bytes is None else bytes_text(report.peak_rss_bytes)
     yield f"{report.bundle}: {report.program} on {report.device}, {report.threads} threads"
@@ -79,6 +81,8 @@ def describe(report: "ProfileReport") -> Iterator[str]:
         f"min {latency.min:.3f}, mean {latency.mean:.3f} ({latency.n} calls)"
     )
     yield f"  opened in {report.open_ms:.1f} ms, peak memory {peak}"
+    if report.conditions is not None and (rows := describe_conditions(report.conditions)):
+        yield f"  device: {', '.join(f'{name} {value}' for name, value in rows)}"
     yield from (f"  doubtful: {reason}" for reason in report.reasons)
     slowest = sorted(report.layers, key=lambda layer: -layer.ms)[:SLOWEST]
     yield f"  slowest {len(slowest)} of {len(report.layers)} steps:"

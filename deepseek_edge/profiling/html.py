@@ -15,7 +15,13 @@ from deepseek_edge.profiling.plots import (
     plot_sizes,
 )
 from deepseek_edge.profiling.roofline import intensity, least_s, step_bytes
-from deepseek_edge.report import CompileReport, ProfileReport, ProgramReport, Roof
+from deepseek_edge.report import (
+    CompileReport,
+    ProfileReport,
+    ProgramReport,
+    Roof,
+    describe_conditions,
+)
 from deepseek_edge.target import Target
 
 
@@ -187,6 +193,8 @@ def _profiled(chapter: Chapter, profile: ProfileReport) -> str:
     if profile.reasons:
         reasons = html.escape("; ".join(profile.reasons))
         parts += [f"<p class=warn>Don't rely on these times: {reasons}.</p>"]
+    if profile.conditions is not None and (rows := describe_conditions(profile.conditions)):
+        parts += ["<p class=note>The device meanwhile:</p>", _tiles(rows)]
     parts += [_figure(plot_latency(profile.samples_ms))] if profile.samples_ms else []
     parts += ["<h3>Where the time goes</h3>", _figure(plot_layer_times(profile.layers))]
     roof = profile.roof

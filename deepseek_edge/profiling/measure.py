@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepseek_edge.artifacts import Step
-from deepseek_edge.profiling.conditions import read_conditions, reasons_to_doubt
+from deepseek_edge.profiling.conditions import read_conditions, reasons_to_doubt, run_conditions
 from deepseek_edge.profiling.roofline import with_limits
-from deepseek_edge.report import Bandwidth, Latency, LayerTime, ProfileReport
+from deepseek_edge.report import Bandwidth, Latency, LayerTime, ProfileReport, RunConditions
 from deepseek_edge.runtime.engine import Engine
 from deepseek_edge.target import Target, unverified_fields
 
@@ -60,9 +60,8 @@ def measure(
     with Engine(library, threads=threads) as engine:
         open_ms = (time.perf_counter() - started) * 1e3
         engine.run(inputs)
-        stable, typical_ns = warm_up(engine)
-        samples_ms, reasons = _calls(engine, queries or _sample_count(typical_ns))
-        layers = _layers(engine, inputs, typical_ns)
+        calls = _calls(engine, queries)
+        layers = _layers(engine, inputs, calls.typical_ns)
         peak_rss_bytes = memory.peak_bytes()
     found = ProfileReport(
         device="host",
@@ -70,23 +69,37 @@ def measure(
         bundle=bundle,
         program=program,
         threads=used_threads,
-        reasons=(*reasons, *_reasons_of_samples(len(samples_ms), stable)),
-        latency_ms=latency(samples_ms),
+        reasons=calls.reasons,
+        latency_ms=latency(calls.samples_ms),
         open_ms=open_ms,
         peak_rss_bytes=peak_rss_bytes,
         layers=layers,
         bandwidths=measure_bandwidths(target, used_threads),
-        samples_ms=samples_ms,
+        samples_ms=calls.samples_ms,
+        conditions=calls.conditions,
     )
     return with_limits(found, steps, target, unverified_fields(target.id))
 
 
-def _calls(engine: Engine, count: int) -> tuple[tuple[float, ...], list[str]]:
-    """Milliseconds of each call, and what happened meanwhile that spoils them."""
+class _Calls(NamedTuple):
+    """Milliseconds of each, what spoils them, the machine meanwhile, and their median before."""
+
+    samples_ms: tuple[float, ...]
+    reasons: tuple[str, ...]
+    conditions: RunConditions
+    typical_ns: float
+
+
+def _calls(engine: Engine, queries: int | None) -> _Calls:
+    """Warm up and time calls."""
+    stable, typical_ns = warm_up(engine)
+    count = queries or _sample_count(typical_ns)
     before, began = read_conditions(), time.perf_counter()
     samples_ns = engine.time(count)
-    reasons = reasons_to_doubt(before, read_conditions(), time.perf_counter() - began)
-    return tuple((samples_ns / 1e6).tolist()), reasons
+    elapsed_s, after = time.perf_counter() - began, read_conditions()
+    reasons = [*reasons_to_doubt(before, after, elapsed_s), *_reasons_of_samples(count, stable)]
+    samples_ms = tuple((samples_ns / 1e6).tolist())
+    return _Calls(samples_ms, tuple(reasons), run_conditions(before, after), typical_ns)
 
 
 def warm_up(engine: Engine, limit_s: float = WARM_UP_LIMIT_S) -> tuple[bool, float]:

@@ -310,7 +310,11 @@ def test_doctor_says_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     assert "ziglang" in capsys.readouterr().out
     assert main(["doctor", "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)["ok"] is True
+    said = json.loads(capsys.readouterr().out)
+    assert said["ok"] is True
+    rows = {row["name"]: row for row in said["capabilities"]}
+    assert {"ziglang", "nvidia-cuda-nvrtc-cu12", "NVIDIA driver"} <= set(rows)
+    assert set(rows["NVIDIA driver"]) == {"name", "found", "required", "purpose", "remedy"}
 
 
 def test_shapes_and_batches_are_read() -> None:

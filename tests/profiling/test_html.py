@@ -6,7 +6,14 @@ from pathlib import Path
 from deepseek_edge.artifacts import Accuracy, LayerError, ParityFloat, ParityGraph, Rung, Step
 from deepseek_edge.profiling.html import Chapter, render
 from deepseek_edge.profiling.roofline import with_limits
-from deepseek_edge.report import CompileReport, Latency, LayerTime, ProfileReport, ProgramReport
+from deepseek_edge.report import (
+    CompileReport,
+    Latency,
+    LayerTime,
+    ProfileReport,
+    ProgramReport,
+    RunConditions,
+)
 from deepseek_edge.target import Qdq, Target
 from tests.test_report import PROGRAM
 
@@ -137,6 +144,17 @@ def test_the_page_shows_where_the_error_enters() -> None:
     assert table.index("<td>/b/Conv</td><td>25.0 dB</td><td>21.5 dB</td>") < table.index("/a&lt;1")
     assert "Signal to noise at the output of 2 layers" in text
     assert "Where does the error enter" not in page()
+
+
+def test_the_page_shows_the_devices_state_as_far_as_it_is_known() -> None:
+    unknown = RunConditions(None, None, None, None, None, None, None, None, None, None)
+    hot = replace(unknown, temperature_before_c=52.0, temperature_after_c=61.0, power_mode="<15W>")
+    for conditions, said in ((None, False), (unknown, False), (hot, True)):
+        profile = replace(LIMITED, conditions=conditions)
+        text = render("m", [Chapter(TARGET, STEPS, COMPILED, profile)])
+        assert ("The device meanwhile" in text) is said
+    assert "<dt>temperature</dt><dd>52 to 61 C</dd>" in text
+    assert "&lt;15W&gt;" in text
 
 
 def test_an_unknown_clock_means_no_roofline() -> None:

@@ -41,6 +41,7 @@ def test_a_profile_has_all_of_its_figures(library: Path) -> None:
     assert report.latency_ms.n == len(report.samples_ms) == 150
     assert 0 < report.latency_ms.min <= report.latency_ms.p50 <= report.latency_ms.p99
     assert report.open_ms > 0
+    assert report.conditions is not None
     assert all(1e8 < level.bytes_s < 1e13 for level in report.bandwidths)
     assert report.bandwidths[-1].holds_bytes == math.inf
     assert [(layer.name, layer.op) for layer in report.layers] == [("/fc/Gemm", "Gemm+Relu")]
