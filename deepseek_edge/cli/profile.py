@@ -13,7 +13,13 @@ from deepseek_edge.cli.output import (
     print_json,
     print_lines,
 )
-from deepseek_edge.cli.run import BundleArgument, ThreadsOption, parse_device, warn_unsigned
+from deepseek_edge.cli.run import (
+    BundleArgument,
+    ProgramOption,
+    ThreadsOption,
+    parse_device,
+    warn_unsigned,
+)
 from deepseek_edge.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -21,18 +27,20 @@ if TYPE_CHECKING:
 
 SLOWEST = 10
 
+QueriesOption = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Measured calls; default: 2 seconds.")
+]
+CheckOption = Annotated[bool, typer.Option("--check", help="Compare the golden outputs first.")]
+
 
 def profile_command(
     bundle: BundleArgument,
     *,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="host.")] = "host",
+    program: ProgramOption = None,
     threads: ThreadsOption = 0,
-    queries: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Measured calls; default: 2 seconds.")
-    ] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Compare the golden outputs first.")
-    ] = False,
+    queries: QueriesOption = None,
+    check: CheckOption = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page.")] = None,
     format: FormatOption = "readable",
 ) -> None:
@@ -54,7 +62,14 @@ def profile_command(
         with open_bundle(bundle) as opened:
             warn_unsigned(opened, narrator.say)
             narrator.say(f"measuring {bundle}")
-            report = profile_bundle(opened, threads=threads, queries=queries, check=check)
+            report = profile_bundle(
+                opened,
+                wanted=program,
+                threads=threads,
+                queries=queries,
+                check=check,
+                narrate=narrator.say,
+            )
             chapter = profile_chapter(opened, report)
         if html is not None:
             from deepseek_edge.pipeline.packing import write_page

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A .dse file.")]
+ProgramOption = Annotated[
+    str | None, typer.Option(metavar="ID", help="Default: the first one that can run here.")
+]
 ThreadsOption = Annotated[
     int, typer.Option(metavar="N", min=0, help="0: as many as this process may use.")
 ]
@@ -30,6 +33,7 @@ def run_command(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.npz")],
     device: Annotated[str, typer.Option(metavar="DEVICE", help="host or qemu.")] = "host",
+    program: ProgramOption = None,
     threads: ThreadsOption = 0,
     format: FormatOption = "readable",
 ) -> None:
@@ -39,11 +43,13 @@ def run_command(
         from deepseek_edge.bundle import open_bundle
         from deepseek_edge.pipeline.running import choose_entry, open_program_of
 
-        with open_bundle(bundle) as opened, open_program_of(opened, place) as program:
+        with open_bundle(bundle) as opened, open_program_of(opened, place, program) as chosen:
             warn_unsigned(opened, narrator.say)
+            for line in chosen.passed_over:
+                narrator.say(f"not {line}")
             inputs = read_inputs(input, opened)
-            entry = choose_entry(program.record.entries, inputs)
-            outputs = program.run(inputs, entry, threads)
+            entry = choose_entry(chosen.record.entries, inputs)
+            outputs = chosen.run(inputs, entry, threads)
         write_outputs(output, outputs)
     tensors = [
         {"name": name, "dtype": str(value.dtype), "shape": list(value.shape)}
@@ -54,8 +60,8 @@ def run_command(
             {
                 "schema": SCHEMA,
                 "bundle": str(bundle),
-                "program": program.record.id,
-                "entry": program.record.entries[entry].name,
+                "program": chosen.record.id,
+                "entry": chosen.record.entries[entry].name,
                 "device": device,
                 "output": str(output),
                 "outputs": tensors,

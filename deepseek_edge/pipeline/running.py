@@ -11,10 +11,13 @@ import numpy as np
 from deepseek_edge.artifacts import Entry
 from deepseek_edge.bundle import Bundle
 from deepseek_edge.device import qemu
+from deepseek_edge.device.probes.nvidia_driver import find_driver
 from deepseek_edge.errors import BundleError, ParityError, UnsupportedError
 from deepseek_edge.manifest import ProgramRecord
 from deepseek_edge.parity import Array, Tensors
+from deepseek_edge.pipeline.checking import Narrate
 from deepseek_edge.pipeline.placement import Place, emulation_timeout_s
+from deepseek_edge.pipeline.program_choice import choose_program
 from deepseek_edge.profiling.html import Chapter
 from deepseek_edge.profiling.measure import measure
 from deepseek_edge.report import ProfileReport
@@ -28,12 +31,14 @@ class OpenProgram:
 
     Attributes:
         library: a private copy, gone when the context ends.
+        passed_over: why programs that are preferred to it aren't run, a line each.
     """
 
     record: ProgramRecord
     target: Target
     place: Place
     library: Path
+    passed_over: tuple[str, ...] = ()
 
     def run(self, inputs: Tensors, entry: int = 0, threads: int = 0) -> dict[str, Array]:
         """Run an entry once.
@@ -58,18 +63,32 @@ class OpenProgram:
 
 
 @contextmanager
-def open_program_of(bundle: Bundle, place: Place) -> Iterator[OpenProgram]:
-    """Give the first program of a verified bundle; nothing of it is loaded before.
+def open_program_of(
+    bundle: Bundle, place: Place, wanted: str | None = None
+) -> Iterator[OpenProgram]:
+    """Give the first program of a verified bundle that can run; nothing is loaded before.
+
+    Args:
+        bundle: open and verified.
+        place: where.
+        wanted: id of the only program that will do.
 
     Raises:
-        UnsupportedError: the program is for another kind of machine.
+        UnsupportedError: the bundle is for another kind of machine, or no program can run here.
+        UsageError: there is no program of that id.
         BundleError: the manifest's target is not one that this version knows.
     """
-    target = target_of(bundle)
-    record = bundle.manifest.programs[0]
+    target, programs = target_of(bundle), bundle.manifest.programs
     _check_place(target, place)
-    with bundle.program_library(record.id) as library:
-        yield OpenProgram(record, target, place, library)
+    choice = choose_program(programs, place, _gpus(programs), wanted=wanted)
+    with bundle.program_library(choice.record.id) as library:
+        yield OpenProgram(choice.record, target, place, library, choice.passed_over)
+
+
+def _gpus(programs: Sequence[ProgramRecord]) -> tuple[str, ...]:
+    """Architectures of this machine's GPUs; it isn't asked unless a program has one."""
+    driver = find_driver() if any(program.gpu for program in programs) else None
+    return () if driver is None else tuple(gpu.arch for gpu in driver.gpus)
 
 
 def target_of(bundle: Bundle) -> Target:
@@ -146,21 +165,31 @@ def check_golden_run(bundle: Bundle, program: OpenProgram) -> None:
 
 
 def profile_bundle(
-    bundle: Bundle, *, threads: int = 0, queries: int | None = None, check: bool = False
+    bundle: Bundle,
+    *,
+    wanted: str | None = None,
+    threads: int = 0,
+    queries: int | None = None,
+    check: bool = False,
+    narrate: Narrate = lambda _line: None,
 ) -> ProfileReport:
-    """Measure a bundle's first program on this machine, with its golden inputs.
+    """Measure a program of a bundle on this machine, with its golden inputs.
 
     Args:
         bundle: open and verified.
+        wanted: id of the only program that will do; None: the first one that can run.
         threads: 0 for as many as this process may use.
         queries: measured calls; None: as many as two seconds allow.
         check: compare the golden outputs first.
+        narrate: told lines for a person.
 
     Raises:
-        UnsupportedError: the program is for another kind of machine.
+        UnsupportedError, UsageError: as :func:`open_program_of`.
         ParityError: a golden output differs.
     """
-    with open_program_of(bundle, "host") as program:
+    with open_program_of(bundle, "host", wanted) as program:
+        for line in program.passed_over:
+            narrate(f"not {line}")
         if check:
             check_golden_run(bundle, program)
         inputs, _, _ = golden_arrays(bundle, program.record.id)
@@ -177,6 +206,7 @@ def profile_bundle(
 
 
 def profile_chapter(bundle: Bundle, report: ProfileReport) -> Chapter:
-    """A page's chapter about the profile of a bundle's first program."""
-    steps = bundle.manifest.programs[0].entries[0].steps
+    """A page's chapter about the profile of a bundle's program."""
+    (program,) = (one for one in bundle.manifest.programs if one.id == report.program)
+    steps = program.entries[0].steps
     return Chapter(target_of(bundle), steps, None, report)
