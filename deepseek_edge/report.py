@@ -137,6 +137,8 @@ class RunConditions:
         cpu_before_hz, cpu_after_hz: clock of the fastest core, as the kernel sees it.
         cpu_most_hz: what that clock may be in this power mode.
         gpu_before_hz, gpu_after_hz, gpu_most_hz: the same of a Jetson's GPU.
+        board: the device tree's name of it; PCs have none.
+        l4t, jetpack, cuda, tensorrt: versions of NVIDIA's software on a Jetson.
     """
 
     temperature_before_c: float | None
@@ -149,6 +151,11 @@ class RunConditions:
     gpu_before_hz: int | None
     gpu_after_hz: int | None
     gpu_most_hz: int | None
+    board: str | None
+    l4t: str | None
+    jetpack: str | None
+    cuda: str | None
+    tensorrt: str | None
 
 
 @dataclass(frozen=True)
@@ -234,6 +241,15 @@ def describe_conditions(conditions: RunConditions) -> tuple[tuple[str, str], ...
             limit = "" if most is None else f" of at most {most / 1e9:.2f}"
             before, after = (None if hertz is None else hertz / 1e9 for hertz in (first, last))
             rows.append((f"{name} clock", _change(before, after, "GHz", 2) + limit))
+    for name, text in (
+        ("board", conditions.board),
+        ("JetPack", conditions.jetpack),
+        ("L4T", conditions.l4t),
+        ("CUDA", conditions.cuda),
+        ("TensorRT", conditions.tensorrt),
+    ):
+        if text is not None:
+            rows.append((name, text))
     return tuple(rows)
 
 

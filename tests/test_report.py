@@ -38,7 +38,7 @@ PROGRAM = Program(
     layers=Layers(total=1, int8=0, float16=0, float32=1, int8_macs_share=0.0),
 )
 
-UNKNOWN = RunConditions(None, None, None, None, None, None, None, None, None, None)
+UNKNOWN = RunConditions(*[None] * 15)
 
 
 def compile_report(*, verified: str | None = "host", sqnr_db: float = 90.0) -> CompileReport:
@@ -142,8 +142,9 @@ def test_profile_has_the_keys_that_scripts_rely_on() -> None:
     assert (layer["name"], layer["ms"], layer["limit_ms"]) == ("/fc/Gemm", 1.5, None)
     assert found["roof"] is None
     assert keys(found["conditions"]) == [
-        "cpu_after_hz", "cpu_before_hz", "cpu_most_hz", "gpu_after_hz", "gpu_before_hz",
-        "gpu_most_hz", "power_mode", "temperature_after_c", "temperature_before_c", "throttled",
+        "board", "cpu_after_hz", "cpu_before_hz", "cpu_most_hz", "cuda", "gpu_after_hz",
+        "gpu_before_hz", "gpu_most_hz", "jetpack", "l4t", "power_mode", "temperature_after_c",
+        "temperature_before_c", "tensorrt", "throttled",
     ]  # fmt: skip
     assert set(found["conditions"].values()) == {None}
     assert (found["valid"], found["peak_rss_bytes"]) == (False, None)
@@ -161,6 +162,7 @@ def test_conditions_are_described_as_far_as_they_are_known() -> None:
         cpu_after_hz=2_201_600_000,
         cpu_most_hz=2_201_600_000,
         gpu_after_hz=306_000_000,
+        jetpack="6.2",
     )
     assert describe_conditions(found) == (
         ("temperature", "52 to 61 C"),
@@ -168,4 +170,5 @@ def test_conditions_are_described_as_far_as_they_are_known() -> None:
         ("power mode", "MAXN"),
         ("CPU clock", "2.20 GHz of at most 2.20"),
         ("GPU clock", "unknown to 0.31 GHz"),
+        ("JetPack", "6.2"),
     )

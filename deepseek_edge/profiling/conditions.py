@@ -5,8 +5,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepseek_edge.device.probes.board import read_identity
 from deepseek_edge.device.probes.clocks import read_cpu_clocks, read_gpu_clock
 from deepseek_edge.device.probes.power_mode import read_power_mode, read_power_modes
+from deepseek_edge.device.probes.release import Software
 from deepseek_edge.device.probes.system import LocalSystem, System
 from deepseek_edge.device.probes.thermal import hottest_c, read_thermal_zones
 from deepseek_edge.device.probes.throttling import Throttling, read_throttling, throttled_between
@@ -117,8 +119,17 @@ def reasons_to_doubt(before: Conditions, after: Conditions, elapsed_s: float) ->
     return reasons
 
 
-def run_conditions(before: Conditions, after: Conditions) -> RunConditions:
-    """What a report says of the machine between two moments."""
+def run_conditions(
+    before: Conditions, after: Conditions, machine: System | None = None
+) -> RunConditions:
+    """What a report says of the machine between two moments.
+
+    Args:
+        before: the timed calls.
+        after: the timed calls.
+        machine: asked for its versions, which take a moment to find out; this one by default.
+    """
+    board, software = _read_identity(machine or LocalSystem())
     throttled: bool | None = None
     if before.counts_throttling or before.throttling is not None:
         causes = throttled_between(before.throttling, after.throttling)
@@ -134,7 +145,21 @@ def run_conditions(before: Conditions, after: Conditions) -> RunConditions:
         gpu_before_hz=before.gpu_hz,
         gpu_after_hz=after.gpu_hz,
         gpu_most_hz=after.gpu_most_hz,
+        board=board,
+        l4t=software.l4t,
+        jetpack=software.jetpack,
+        cuda=software.cuda,
+        tensorrt=software.tensorrt,
     )
+
+
+def _read_identity(machine: System) -> tuple[str | None, Software]:
+    """Which board it is; what can't be read is unknown here, and ``doctor`` says why."""
+    try:
+        board, software = read_identity(machine)
+    except ProbeError:
+        board, software = None, None
+    return board, software or Software(None, None, None, None)
 
 
 def _read_limits(machine: System) -> tuple[Throttling | None, str | None, str | None]:

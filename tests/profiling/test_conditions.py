@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from deepseek_edge.device.probes.throttling import Throttling
@@ -12,6 +12,7 @@ from deepseek_edge.report import RunConditions
 from tests.device.probes.recordings import (
     NVPMODEL_SUPER,
     ORIN_NANO,
+    PACKAGES_36,
     RASPBERRY_PI_5,
     RecordedSystem,
 )
@@ -67,7 +68,8 @@ def read(files: dict[str, str], tmp_path: Path) -> Conditions:
 def test_a_jetson_tells_its_heat_power_mode_and_clocks(tmp_path: Path) -> None:
     before = read(ORIN_NANO, tmp_path)
     after = replace(before, temperature_c=60.0, frequency_hz=1_510_400_000)
-    assert run_conditions(before, after) == RunConditions(
+    machine = RecordedSystem(ORIN_NANO, {"dpkg-query": PACKAGES_36})
+    assert run_conditions(before, after, machine) == RunConditions(
         temperature_before_c=53.281,
         temperature_after_c=60.0,
         throttled=False,
@@ -78,6 +80,11 @@ def test_a_jetson_tells_its_heat_power_mode_and_clocks(tmp_path: Path) -> None:
         gpu_before_hz=306_000_000,
         gpu_after_hz=306_000_000,
         gpu_most_hz=612_000_000,
+        board="NVIDIA Jetson Orin Nano Engineering Reference Developer Kit",
+        l4t="36.4.3",
+        jetpack="6.2",
+        cuda="12.6.68",
+        tensorrt="10.3.0.30",
     )
     assert reasons_to_doubt(before, before, 1.0) == []
 
@@ -119,7 +126,7 @@ def test_counted_throttling_of_the_cpu_is_told(tmp_path: Path) -> None:
 
 def test_a_machine_that_cannot_tell_says_so_with_null(tmp_path: Path) -> None:
     found = read({}, tmp_path)
-    assert set(vars(run_conditions(found, found)).values()) == {None}
+    assert set(vars(run_conditions(found, found, RecordedSystem({}))).values()) == {None}
     assert reasons_to_doubt(found, found, 1.0) == []
 
 
@@ -129,6 +136,12 @@ def test_an_answer_that_cannot_be_read_makes_times_doubtful(tmp_path: Path) -> N
     (reason,) = reasons_to_doubt(found, found, 1.0)
     assert reason.startswith("whether it was throttled isn't known: the firmware answered")
     assert run_conditions(found, found).throttled is None
+
+
+def test_versions_that_cannot_be_read_are_unknown() -> None:
+    machine = RecordedSystem(ORIN_NANO | {"/etc/nv_tegra_release": "garbage"})
+    found = run_conditions(QUIET, QUIET, machine)
+    assert (found.board, found.l4t) == (None, None)
 
 
 def test_what_throttles_all_the_time_is_named_once() -> None:
@@ -142,3 +155,8 @@ def test_this_machine_shows_its_own_work() -> None:
         pass
     after = read_conditions()
     assert after.busy_s >= before.busy_s
+
+
+def test_the_guide_explains_every_condition() -> None:
+    guide = Path(__file__).parents[2].joinpath("docs", "jetson.md").read_text("utf-8")
+    assert [one.name for one in fields(RunConditions) if f"`{one.name}`" not in guide] == []

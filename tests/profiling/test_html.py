@@ -147,7 +147,7 @@ def test_the_page_shows_where_the_error_enters() -> None:
 
 
 def test_the_page_shows_the_devices_state_as_far_as_it_is_known() -> None:
-    unknown = RunConditions(None, None, None, None, None, None, None, None, None, None)
+    unknown = RunConditions(*[None] * 15)
     hot = replace(unknown, temperature_before_c=52.0, temperature_after_c=61.0, power_mode="<15W>")
     for conditions, said in ((None, False), (unknown, False), (hot, True)):
         profile = replace(LIMITED, conditions=conditions)

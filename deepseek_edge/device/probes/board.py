@@ -46,12 +46,11 @@ def read_board(system: System) -> Board:
     Raises:
         ProbeError: a file or tool that is there says something else than it is known to say.
     """
-    model = read_model(system)
-    is_jetson = is_jetson_model(model) or system.read_text(L4T_FILE) is not None
+    model, software = read_identity(system)
     modes = read_power_modes(system)
     return Board(
         model=model,
-        software=read_software(system) if is_jetson else None,
+        software=software,
         power_mode=read_power_mode(system, modes),
         power_modes=modes,
         cpu_clocks=read_cpu_clocks(system),
@@ -63,9 +62,16 @@ def read_board(system: System) -> Board:
     )
 
 
-def read_model(system: System) -> str | None:
-    """The device tree's name of the board; its text ends with a zero byte."""
-    return (system.read_text(MODEL_FILE) or "").strip("\0\n ") or None
+def read_identity(system: System) -> tuple[str | None, Software | None]:
+    """Read which board it is, and on a Jetson its versions, as in :class:`Board`.
+
+    Raises:
+        ProbeError: as :func:`read_software`.
+    """
+    # The device tree's text ends with a zero byte.
+    model = (system.read_text(MODEL_FILE) or "").strip("\0\n ") or None
+    is_jetson = is_jetson_model(model) or system.read_text(L4T_FILE) is not None
+    return model, read_software(system) if is_jetson else None
 
 
 def is_jetson_model(model: str | None) -> bool:

@@ -3,7 +3,7 @@
 This file is also the program of that process: a driver that crashes or hangs, as one whose kernel
 module is of another version can, takes only that process with it. So it imports nothing but the
 standard library. Functions and numbers are of NVIDIA's "CUDA Driver API" (docs.nvidia.com/cuda/
-cuda-driver-api, read 2026-11-26).
+cuda-driver-api), from memory: no driver has answered it for this repository yet.
 """
 
 import ctypes

@@ -12,9 +12,8 @@ L4T_FILE = "/etc/nv_tegra_release"
 PACKAGES = ("nvidia-l4t-core", "nvidia-jetpack", "libnvinfer[0-9]*", "cuda-cudart-[0-9]*")
 PACKAGE_FORMAT = "${Package}\t${Version}\t${db:Status-Abbrev}\n"
 
-# L4T (Jetson Linux) by its first number: NVIDIA, "Jetson Linux Archive" and "JetPack Archive"
-# (developer.nvidia.com/embedded), as tabulated in rbonghi/jetson_stats,
-# jtop/core/jetson_variables.py; read 2026-11-26.
+# L4T (Jetson Linux) by its first number: as tabulated in rbonghi/jetson_stats,
+# jtop/core/jetson_variables.py, from NVIDIA's JetPack archive; read 2026-11-26.
 _JETPACK_SERIES = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7", 39: "7"}
 
 _RELEASE = re.compile(r"# R(\d{1,4}) \(release\), REVISION: (\d{1,4}(?:\.\d{1,4})*)", re.ASCII)

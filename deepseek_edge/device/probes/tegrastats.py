@@ -1,8 +1,9 @@
 """Reads the lines that ``tegrastats`` of a Jetson prints.
 
-The format is NVIDIA's (Jetson Linux Developer Guide, "tegrastats Utility", releases 32.5 and 36.4,
-docs.nvidia.com/jetson/archives, read 2026-11-26), as far as it is written down; the rest is what
-boards of L4T 28 to 39 were seen to print: tests/device/probes/recordings.py says where.
+The format is NVIDIA's (Jetson Linux Developer Guide, release 32.5, "tegrastats",
+docs.nvidia.com/jetson/archives/l4t-archived/l4t-325, read 2026-11-26), as far as it is written
+down there; the rest is what boards of L4T 32 to 39 were seen to print:
+tests/device/probes/recordings.py says where.
 """
 
 import re

@@ -4,12 +4,13 @@ What each kind of machine shows:
 
 - Linux: cooling devices (Documentation/driver-api/thermal/sysfs-api.rst), whose "cur_state" is
   above 0 while they act. Those of clocks count here, fans don't. A Jetson has "cpu-throttle-alert"
-  and others of that name besides (Jetson Linux Developer Guide 36.4, "Platform Power and
-  Performance", docs.nvidia.com/jetson/archives, read 2026-11-26).
+  and others of that name besides, as kernel logs and sysfs of boards show; NVIDIA's guide to them
+  could not be read.
 - Jetson Orin: counters of over-current and under-voltage events, at which the hardware lowers the
-  clocks by itself (same guide; NVIDIA's driver tegra234-oc-event.c).
-- Raspberry Pi: the firmware's bits (Raspberry Pi documentation, "vcgencmd get_throttled",
-  www.raspberrypi.com/documentation/computers/os.html, read 2026-11-26), also in sysfs
+  clocks by itself (NVIDIA's driver tegra234-oc-event.c, read 2026-11-26; what each event means
+  comes from users' logs, and no board has confirmed it).
+- Raspberry Pi: the firmware's bits (Raspberry Pi documentation, "vcgencmd get_throttled", in public
+  copies of www.raspberrypi.com/documentation/computers/os.html, read 2026-11-26), also in sysfs
   (raspberrypi/linux, pull request 2397).
 """
 

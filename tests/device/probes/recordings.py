@@ -10,7 +10,8 @@ Sources, all read 2026-11-26:
   of a Jetson Thor.
 - nv_tegra_release, nvpmodel -q with and without root, nvpmodel.conf, /var/lib/nvpmodel/status,
   package versions: users' issues and logs of boards; nvpmodel.conf's head as NVIDIA ships it.
-- Over-current counters: NVIDIA's driver tegra234-oc-event.c. Cooling devices: its device trees.
+- Over-current counters: NVIDIA's driver tegra234-oc-event.c. Cooling devices: users' kernel logs
+  ("bcpu-throttle-alert cooling state: 0 -> 1") and monitoring projects.
 - Raspberry Pi: raspberrypi/linux, pull request 2397, and raspberrypi/firmware, issue 615.
 """
 
