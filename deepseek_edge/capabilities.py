@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from deepseek_edge.errors import MissingToolError, UnsupportedError
@@ -72,6 +73,34 @@ def check_compiler() -> None:
             )
 
 
+def check_gpu_compiler(archs: Iterable[str]) -> None:
+    """Check that CUDA programs can be compiled.
+
+    Args:
+        archs: of the targets' GPUs, e.g. "sm_87".
+
+    Raises:
+        MissingToolError: NVRTC, of the version that one of them needs, is not installed.
+    """
+    for arch in archs:
+        name = nvrtc_package(arch)
+        if _version(name) is None:
+            raise MissingToolError(
+                f"{name} is needed for {arch}: {GPU_PACKAGES[name]}",
+                hint="pip install 'deepseek-edge[cuda]', or leave the GPU out: --cpu-only",
+            )
+
+
+def nvrtc_package(arch: str) -> str:
+    """The package whose compiler makes machine code for a GPU.
+
+    A driver loads what toolkits of its own major version or of an older one made (NVIDIA, CUDA
+    Compatibility, docs.nvidia.com/deploy/cuda-compatibility, read 2026-11-26), and Xavier's last
+    one is for CUDA 11.4.
+    """
+    return f"nvidia-cuda-nvrtc-cu{11 if int(arch.removeprefix('sm_')) < 75 else 12}"
+
+
 def check_plots() -> None:
     """Check that HTML reports can be drawn.
 
@@ -109,14 +138,18 @@ def _package(
     remedy = f"pip install '{name}{'' if pin is None else f'=={pin}'}'"
     if extra is not None:
         remedy = f"pip install 'deepseek-edge[{extra}]'"
-    try:
-        version: str | None = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        version = None
+    version = _version(name)
     if pin is not None and version not in (None, pin):
         remedy, version = f"{remedy}  (found {version})", None
     needed = extra is None if required is None else required
     return Capability(name, version, needed, purpose, None if version else remedy)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _emulator() -> Capability:

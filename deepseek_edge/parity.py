@@ -26,6 +26,8 @@ Array = NDArray[Any]
 Tensors = Mapping[str, Array]
 
 FLOAT_TOLERANCE = 1e-3  # of an output's range
+# Of a program in half floats, whose 11 significant bits round each tensor anew.
+HALF_TOLERANCE = 1e-2
 MAX_STEPS = 2
 WITHIN_ONE_STEP = 0.999
 SEED = 20261121
@@ -255,10 +257,12 @@ def check_graph(
     artifact: Sequence[Tensors],
     *,
     scales: Mapping[str, float] | None = None,
+    precision: str = "float32",
 ) -> ParityGraph:
     """Check the artifact's outputs against its graph's, sample by sample.
 
-    Float outputs: the largest difference is at most 1e-3 of the output's range. Quantized
+    Float outputs: the largest difference is at most 1e-3 of the output's range (1e-2 of a program
+    that computes in half floats, whose graph is float32). Quantized
     outputs (int8, uint8, or float with a step in ``scales``): at least 99.9 % within one step
     and none beyond two. Other integers and booleans: equal.
 
@@ -266,19 +270,20 @@ def check_graph(
         reference: outputs by name, one mapping a sample, of onnxruntime with ORT_DISABLE_ALL.
         artifact: the same of the artifact.
         scales: quantization step of float outputs of an int8 program (``output_scales``).
+        precision: of the program.
 
     Raises:
         ParityError: an output is missing, has another shape, is NaN or infinite where the
             reference is not, or differs by more than the contract allows.
     """
-    for name, difference in _differences(reference, artifact, scales or {}):
+    for name, difference in _differences(reference, artifact, scales, precision):
         if difference.wrong is not None:
             raise ParityError(
                 f"parity failed: output {name!r} {difference.wrong}",
                 hint="this is a defect of the compiler, not of the model: report it with the "
                 "model; --dump DIR keeps what was generated",
             )
-    return measure_graph(reference, artifact, scales=scales)
+    return measure_graph(reference, artifact, scales=scales, precision=precision)
 
 
 def measure_graph(
@@ -286,9 +291,10 @@ def measure_graph(
     artifact: Sequence[Tensors],
     *,
     scales: Mapping[str, float] | None = None,
+    precision: str = "float32",
 ) -> ParityGraph:
     """As :func:`check_graph`, without judging."""
-    found = list(_differences(reference, artifact, scales or {}))
+    found = list(_differences(reference, artifact, scales, precision))
     steps = [difference.steps for _, difference in found if difference.steps is not None]
     elements = sum(difference.elements for _, difference in found)
     inside = sum(difference.inside for _, difference in found)
@@ -301,16 +307,20 @@ def measure_graph(
 
 
 def _differences(
-    reference: Sequence[Tensors], artifact: Sequence[Tensors], scales: Mapping[str, float]
+    reference: Sequence[Tensors],
+    artifact: Sequence[Tensors],
+    scales: Mapping[str, float] | None,
+    precision: str,
 ) -> Iterator[tuple[str, _Difference]]:
+    steps, tolerance = scales or {}, float_tolerance(precision)
     for expected, actual in zip(reference, artifact, strict=True):
         for name, value in expected.items():
             if name not in actual:
                 raise ParityError(f"parity failed: the artifact has no output {name!r}")
-            yield name, _compare(value, actual[name], scales.get(name))
+            yield name, _compare(value, actual[name], steps.get(name), tolerance)
 
 
-def _compare(expected: Array, actual: Array, scale: float | None) -> _Difference:
+def _compare(expected: Array, actual: Array, scale: float | None, tolerance: float) -> _Difference:
     size = int(expected.size)
     if expected.shape != actual.shape:
         wrong = f"has shape {actual.shape}, the graph says {expected.shape}"
@@ -338,8 +348,8 @@ def _compare(expected: Array, actual: Array, scale: float | None) -> _Difference
         off = exact.size - inside
         wrong = f"differs in {off} of {size} integers"
         return _Difference(relative, None, inside, size, wrong if off else None)
-    inside = int((error <= FLOAT_TOLERANCE * output_range(expected)).sum()) + size - exact.size
-    wrong = f"is off by {relative:.2e} of its range, {FLOAT_TOLERANCE:.0e} is allowed"
+    inside = int((error <= tolerance * output_range(expected)).sum()) + size - exact.size
+    wrong = f"is off by {relative:.2e} of its range, {tolerance:.0e} is allowed"
     return _Difference(relative, None, inside, size, wrong if inside < size else None)
 
 
@@ -357,11 +367,16 @@ def output_range(output: Array) -> float:
     return max(spread, LEAST_RANGE * largest) or 1.0
 
 
-def golden_tolerance(output: Array) -> float:
-    """Absolute difference that another run of the same program may show; 0 for integers."""
+def float_tolerance(precision: str) -> float:
+    """How much of its range a float output of a program may be off by."""
+    return HALF_TOLERANCE if precision == "float16" else FLOAT_TOLERANCE
+
+
+def golden_tolerance(output: Array, precision: str = "float32") -> float:
+    """Absolute difference that another run of a program may show; 0 for integers."""
     if output.dtype.kind != "f":
         return 0.0
-    return FLOAT_TOLERANCE * output_range(output)
+    return float_tolerance(precision) * output_range(output)
 
 
 def compare_float(reference: Sequence[Tensors], artifact: Sequence[Tensors]) -> ParityFloat:

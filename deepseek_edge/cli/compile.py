@@ -96,6 +96,9 @@ MaxDropOption = Annotated[
 RequireRunOption = Annotated[
     bool, typer.Option("--require-run", help="Refuse targets that can't be run and checked here.")
 ]
+CpuOnlyOption = Annotated[
+    bool, typer.Option("--cpu-only", help="Leave out the programs for a target's GPU.")
+]
 DumpOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Keep what is generated, for a look.")
 ]
@@ -166,6 +169,7 @@ def compile_command(
     latency_budget: LatencyBudgetOption = None,
     recipe: RecipeOption = None,
     require_run: RequireRunOption = False,
+    cpu_only: CpuOnlyOption = False,
     dump: DumpOption = None,
     output: OutputOption = None,
     html: HtmlOption = None,
@@ -190,6 +194,7 @@ def compile_command(
         metric=metric,
         max_drop_pp=max_drop,
         require_run=require_run,
+        cpu_only=cpu_only,
         dump=dump,
         output=output,
         html=html,

@@ -13,6 +13,7 @@ from deepseek_edge.pipeline.choosing import Builder, CompileProgram, compile_gra
 from deepseek_edge.pipeline.evaluating import prepare_judges
 from deepseek_edge.pipeline.gate import Job, Passed, pass_gate
 from deepseek_edge.pipeline.given import Given
+from deepseek_edge.pipeline.gpu_programs import GpuPrograms, make_gpu_programs
 from deepseek_edge.pipeline.packing import describe_source, pack, write_page
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, describe_plan, make_plan
 from deepseek_edge.pipeline.quantizing import (
@@ -98,8 +99,10 @@ def compile_model(
                 build = Builder(backend, one.target, request.batches, work_dir, progress)
                 job = Job(request, one, origin, build, clock, narrate)
                 passed = pass_gate(job, judges, make_program)
-                pack(request, one, source, [passed.checked], judges.evaluation)
-                report = describe_result(one, given, passed, clock.seconds())
+                for_gpu = make_gpu_programs(job, passed)
+                programs = (*for_gpu.programs, passed.checked)
+                pack(request, one, source, programs, judges.evaluation)
+                report = describe_result(one, given, passed, for_gpu, clock.seconds())
                 profile = profile_for_page(request, one, passed.checked, narrate)
             chapters.append(Chapter(one.target, passed.compiled.steps, report, profile))
     if request.html is not None:
@@ -180,7 +183,11 @@ def tune_program(
 
 
 def describe_result(
-    one: PlannedTarget, given: Given, passed: Passed, time_s: Mapping[str, float]
+    one: PlannedTarget,
+    given: Given,
+    passed: Passed,
+    for_gpu: GpuPrograms,
+    time_s: Mapping[str, float],
 ) -> CompileReport:
     """What was found about a bundle that has been written."""
     return CompileReport(
@@ -188,9 +195,9 @@ def describe_result(
         target=one.target.id,
         size_bytes=one.output.stat().st_size,
         time_s={**given.time_s, **time_s},
-        programs=(passed.checked.report,),
+        programs=(*(checked.report for checked in for_gpu.programs), passed.checked.report),
         accuracy=passed.accuracy,
-        notes=(*passed.compiled.notes, *passed.checked.notes, *passed.notes),
+        notes=(*passed.compiled.notes, *passed.checked.notes, *passed.notes, *for_gpu.notes),
         ladder=passed.ladder,
         pruned=given.pruned,
     )

@@ -38,8 +38,6 @@ class CheckedProgram:
             reference's if it was run nowhere.
         call_s: seconds of the first call of each entry, its start included; empty: not run.
         notes: on how it was compared.
-        looseness: how far golden outputs may be missed elsewhere, in what another run of the
-            same program on another CPU may show.
     """
 
     report: ProgramReport
@@ -47,14 +45,12 @@ class CheckedProgram:
     outputs: Tensors
     call_s: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
-    looseness: float = 1.0
 
     @property
     def tolerances(self) -> dict[str, float]:
-        """Of each golden output, absolute."""
-        return {
-            name: self.looseness * golden_tolerance(value) for name, value in self.outputs.items()
-        }
+        """How far each golden output may be missed elsewhere, absolute."""
+        precision = self.report.program.precision
+        return {name: golden_tolerance(value, precision) for name, value in self.outputs.items()}
 
 
 def check_program(
@@ -98,13 +94,13 @@ def check_program(
     scales = output_steps(model, expected) if program.precision == "int8" else {}
     notes: tuple[str, ...] = ()
     try:
-        check_graph(expected, actual, scales=scales)
+        check_graph(expected, actual, scales=scales, precision=program.precision)
     except ParityError as error:
         if rebuild is None or not (program.layers.int8 and program.layers.float32):
             raise
         narrate(f"{one.target.id}: {error}; checking each layer by itself")
         notes = (_by_layer(error, check_layers(model, rebuild(observable(model)), one, calls)),)
-    graph = measure_graph(expected, actual, scales=scales)
+    graph = measure_graph(expected, actual, scales=scales, precision=program.precision)
     report = ProgramReport(program, one.place, graph, compare_float(expected, actual))
     return CheckedProgram(report, first, actual[0], tuple(call_s), notes)
 

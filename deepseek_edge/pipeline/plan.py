@@ -7,16 +7,22 @@ from pathlib import Path
 
 import onnx
 
-from deepseek_edge.capabilities import check_compiler, check_plots, emulation_hint
+from deepseek_edge.capabilities import (
+    check_compiler,
+    check_gpu_compiler,
+    check_plots,
+    emulation_hint,
+)
 from deepseek_edge.errors import OutputError, UnsupportedError, UsageError
 from deepseek_edge.pipeline.placement import Place, choose_place, is_this_machine
 from deepseek_edge.pipeline.tuning_database import check_database
 from deepseek_edge.quantization import QuantConfig
 from deepseek_edge.recipe import Recipe
-from deepseek_edge.target import Target, load_target
+from deepseek_edge.target import Gpu, Target, load_target
 
 PRECISIONS = ("auto", "float32", "float16", "int8", "w4a16")
 COMPILED_PRECISIONS = ("float32", "int8")
+GPU_PRECISIONS = (*COMPILED_PRECISIONS, "float16")
 MOST_MINUTES = 7 * 24 * 60
 
 
@@ -39,6 +45,7 @@ class CompileRequest:
         metric: the data set's own if None.
         max_drop_pp: how much of the metric may be lost, in percentage points; None: no gate.
         require_run: refuse a target whose program can't be run here.
+        cpu_only: leave out the programs for a target's GPU.
         dump: a folder in which each target's work directory is kept.
         output: a file, a folder, or a name with "{target}" in it; None: NAME-TARGET.dse here.
         html: where to write a page about it; programs that run here are profiled for it.
@@ -62,6 +69,7 @@ class CompileRequest:
     metric: str | None = None
     max_drop_pp: float | None = None
     require_run: bool = False
+    cpu_only: bool = False
     dump: Path | None = None
     output: Path | None = None
     html: Path | None = None
@@ -103,9 +111,11 @@ def make_plan(request: CompileRequest) -> tuple[PlannedTarget, ...]:
     _check_options(request)
     targets = tuple(load_target(id) for id in request.targets)
     for target in targets:
-        _check_precision(request.precision, target)
+        _check_precision(request, target)
         _check_tuning(request, target)
     check_compiler()
+    if not request.cpu_only:
+        check_gpu_compiler([target.gpu.arch for target in targets if target.gpu is not None])
     if request.html is not None:
         check_plots()
     outputs = output_paths(request.output, model_name(request.model), [t.id for t in targets])
@@ -134,6 +144,8 @@ def describe_plan(request: CompileRequest, planned: Sequence[PlannedTarget]) -> 
     for one in planned:
         place = f"checked on {one.place}" if one.place else "NOT RUN here"
         yield f"  {one.target.id} ({one.target.mcpu}): {place} -> {one.output}"
+        if one.target.gpu is not None:
+            yield f"    {_describe_gpu(request, one.target.gpu)}"
         if one.place is None:
             yield f"    hint: {emulation_hint(one.target.arch)}"
     if request.calibration is not None:
@@ -147,6 +159,13 @@ def describe_plan(request: CompileRequest, planned: Sequence[PlannedTarget]) -> 
             "no gate" if request.max_drop_pp is None else f"at most {request.max_drop_pp} pp lost"
         )
         yield f"  accuracy on {request.evaluation}, {gate}"
+
+
+def _describe_gpu(request: CompileRequest, gpu: Gpu) -> str:
+    if request.cpu_only:
+        return f"nothing for its GPU, {gpu.arch}: --cpu-only"
+    cpu = "; the CPU program is float32" if request.precision == "float16" else ""
+    return f"for its GPU: a CUDA program ({gpu.arch}), and what TensorRT builds from there{cpu}"
 
 
 def model_name(model: str | onnx.ModelProto) -> str:
@@ -205,15 +224,16 @@ def _check_options(request: CompileRequest) -> None:
         )
 
 
-def _check_precision(precision: str | None, target: Target) -> None:
-    if precision is None:
+def _check_precision(request: CompileRequest, target: Target) -> None:
+    if request.precision is None:
         return
-    needed = COMPILED_PRECISIONS if precision == "auto" else (precision,)
+    has_gpu = target.gpu is not None and not request.cpu_only
+    needed = COMPILED_PRECISIONS if request.precision == "auto" else (request.precision,)
     for one in needed:
-        if one not in COMPILED_PRECISIONS:
+        if one not in (GPU_PRECISIONS if has_gpu else COMPILED_PRECISIONS):
             raise UnsupportedError(
-                f"precision {one} is not supported by this version",
-                hint="--precision float32 compiles for every target",
+                f"precision {one} is not supported by this version for {target.id}",
+                hint="--precision float32 compiles for every target, float16 for those with a GPU",
             )
         if one not in target.precisions:
             raise UnsupportedError(
