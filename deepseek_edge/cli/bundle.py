@@ -116,7 +116,9 @@ def _describe_program(program: "ProgramRecord") -> list[str]:
         f"  {program.id} ({program.backend}, {program.precision})",
         f"    {program.size_bytes} bytes, of which weights {program.weights_bytes}, "
         f"code {program.code_bytes}; arena {program.arena_bytes} bytes",
-        f"    CPU features: {' '.join(program.features) or 'none beyond the base'}",
+        f"    CPU features: {' '.join(program.features) or 'none beyond the base'}"
+        if program.gpu is None
+        else f"    GPU: {program.gpu}",
         f"    {judged}",
     ]
     for entry in program.entries:
