@@ -65,6 +65,13 @@ def is_strongly_typed(trt: Any) -> bool:
     return can_choose or not hasattr(trt.BuilderFlag, "FP16")
 
 
+def version_text(trt: Any) -> str:
+    """What an engine's version has to be equal in: "TensorRT 10.3.0", "TensorRT-RTX 1.7.1"."""
+    name = "TensorRT-RTX" if is_rtx(trt) else "TensorRT"
+    # A fourth number, where there is one, counts builds of the same version.
+    return name + " " + ".".join(str(trt.__version__).split(".")[:3])
+
+
 def build_engine(trt: Any, graph: bytes, options: EngineOptions) -> BuiltEngine:
     """Build an engine.
 
@@ -84,7 +91,7 @@ def build_engine(trt: Any, graph: bytes, options: EngineOptions) -> BuiltEngine:
             f"TensorRT engines have no precision {options.precision}",
             hint="one of " + ", ".join(ENGINE_PRECISIONS),
         )
-    logger = _make_logger(trt)
+    logger = make_logger(trt)
     builder = trt.Builder(logger)
     if builder is None:
         raise DeepSeekEdgeError(_failure("TensorRT can't start", logger))
@@ -152,8 +159,8 @@ def _use_timing_cache(trt: Any, config: Any, data: bytes | None) -> Any:
     return cache
 
 
-def _make_logger(trt: Any) -> Any:
-    """A logger that keeps errors and warnings and prints nothing."""
+def make_logger(trt: Any) -> Any:
+    """A logger that keeps errors and warnings (``.errors``, ``.warnings``) and prints nothing."""
     errors = (trt.Logger.INTERNAL_ERROR, trt.Logger.ERROR)
 
     class Collector(trt.ILogger):  # type: ignore[misc]
