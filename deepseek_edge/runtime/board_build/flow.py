@@ -83,6 +83,7 @@ class DeferredBuild:
         self._recipe, self._store, self._notify = recipe, store, notify
         self._open_board = open_board
         self._board: Any = None
+        self._rejected: dict[str, Any] | None = None
         self._notes: list[str] = []
 
     def ensure(self, *, wait_s: float = 0.0, rebuild: bool = False, retry: bool = False) -> Outcome:
@@ -121,12 +122,15 @@ class DeferredBuild:
         verdict = judge_record(record, key)
         if record is None or verdict.use == "refuse" or (verdict.use == "serve" and rebuild):
             return None
+        if record == self._rejected:
+            return None
         try:
             engine = self._store.read_engine(record)
             if verdict.use == "serve":
                 self._check_old(record, engine)
         except DeepSeekEdgeError as error:
             self._notes.append(f"not used: {error}")
+            self._rejected = record
             return None
         action = "reused" if verdict.use == "reuse" else "serving-old"
         return self._serving(action, record, verdict.reason or str(record.get("reason", "")))
