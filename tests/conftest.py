@@ -20,7 +20,7 @@ def unmet_need(marker: str) -> str | None:
         return None if named else "no board named in DEEPSEEK_EDGE_DEVICE"
     if "CI" in os.environ:
         return None  # CI installs every tool: a missing one must fail there, not hide as a skip
-    if marker in ("torch", "tvm") and importlib.util.find_spec(marker) is None:
+    if marker in ("torch", "tvm", "tensorrt_rtx") and importlib.util.find_spec(marker) is None:
         return f"{marker} is not installed"
     if marker == "emulated" and not any(
         shutil.which(name) for name in ("qemu-aarch64-static", "qemu-aarch64")
