@@ -46,13 +46,15 @@ _Cache = Annotated[int, msgspec.Meta(ge=0, le=4 << 30)]
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU beside the CPU, sharing its memory.
+    """An NVIDIA GPU beside the CPU.
 
     Attributes:
         arch: NVIDIA's name of the instruction set, e.g. "sm_87".
+        multiprocessors: how many it has at least; kernels are cut for so many.
     """
 
     arch: Annotated[str, msgspec.Meta(pattern=r"^sm_\d{2,3}$")]
+    multiprocessors: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ BATCHES(TENSORS)
 static const dse_entry_table entries[] = {BATCHES(ENTRY)};
 __attribute__((visibility("hidden"))) const dse_program_table dse_program = {
     DSE_ABI_VERSION, "", ARENA, constants, BIAS + OUT * 4, entries,
-    sizeof entries / sizeof *entries, 0};
+    sizeof entries / sizeof *entries, 0, &dse_cpu_executor, NULL};
 """
 
 

@@ -40,10 +40,13 @@ typedef struct dse_model dse_model;
 typedef enum {
   DSE_OK = 0,
   DSE_ERROR_ARGUMENT = 1, /* a null pointer, an index out of range, a bad option */
-  DSE_ERROR_FEATURE = 2,  /* this CPU lacks a feature that the kernels use */
+  DSE_ERROR_FEATURE = 2,  /* this CPU or GPU lacks what the kernels use */
   DSE_ERROR_MEMORY = 3,
   DSE_ERROR_THREADS = 4,
-  DSE_ERROR_INTERNAL = 5
+  DSE_ERROR_INTERNAL = 5,
+  DSE_ERROR_NO_DEVICE = 6, /* no GPU, or no driver for it */
+  DSE_ERROR_DRIVER = 7,    /* the driver is too old for the kernels, or refused something else */
+  DSE_ERROR_DEVICE_LOST = 8 /* the GPU failed while it ran: close the model */
 } dse_status;
 
 typedef enum {

@@ -26,7 +26,7 @@ static uint64_t bytes_of(const dse_program_table *program, uint32_t space) {
 
 static int is_step(const dse_program_table *program, const dse_entry_table *entry,
                    const dse_step_row *step) {
-  if (!step->kernel || step->n_refs < 1 || step->n_refs > DSE_MAX_KERNEL_TENSORS) return 0;
+  if (!step->kernel != !!program->device || step->n_refs < 1 || step->n_refs > DSE_MAX_KERNEL_TENSORS) return 0;
   if (step->tasks < 1 || step->grain < 1) return 0;
   int32_t scratch = 0;
   for (uint32_t i = 0; i < step->n_refs; i++) {
@@ -39,7 +39,7 @@ static int is_step(const dse_program_table *program, const dse_entry_table *entr
 }
 
 dse_status dse_check_program(const dse_program_table *program, char *error) {
-  if (program->abi_version != DSE_ABI_VERSION || program->n_entries < 1 ||
+  if (program->abi_version != DSE_ABI_VERSION || program->n_entries < 1 || !program->executor ||
       (uintptr_t)program->constants % 64 || program->scratch_bytes % 64) {
     dse_format(error, "the program table is not of version %d", (int)DSE_ABI_VERSION);
     return DSE_ERROR_INTERNAL;

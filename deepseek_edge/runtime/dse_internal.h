@@ -65,13 +65,23 @@ struct dse_pool {
   dse_worker workers[DSE_MAX_THREADS];
 };
 
+/* What every executor's model begins with. */
 struct dse_model {
-  dse_pool pool;
-  unsigned char *arena;
-  size_t mapped_bytes;
-  int32_t process; /* its threads live only there: a forked child must not run it */
+  int32_t process; /* its threads, or its GPU, belong to that: a forked child must not run it */
   char error[DSE_ERROR_BYTES];
 };
+
+/* How the steps of a program are carried out. */
+struct dse_executor {
+  /* Makes *model; on failure everything is given back, and `error` says why. */
+  dse_status (*open)(const dse_options *options, dse_model **model, char *error);
+  /* Where this process reads or writes one of the table's inputs and outputs. */
+  void *(*tensor)(const dse_model *model, const dse_tensor_row *row);
+  /* step_ns: NULL, or a place for each step's duration. */
+  dse_status (*run)(dse_model *model, const dse_entry_table *entry, uint64_t *step_ns);
+  void (*close)(dse_model *model); /* in a forked child too, where only memory is given back */
+};
+
 
 /* dse_error.c: %s and %d only, cut at DSE_ERROR_BYTES. */
 void dse_format(char *message, const char *format, ...) __attribute__((format(printf, 2, 3)));

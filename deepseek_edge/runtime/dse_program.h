@@ -10,7 +10,8 @@
 
 /* A kernel computes tasks [begin, end) of its step. Its C type is
  *   void kernel(void *tensor_0, ..., void *tensor_{n-1}, int32_t begin, int32_t end)
- * so the pointer is cast by the number of tensors before the call. */
+ * so the pointer is cast by the number of tensors before the call. NULL in a program whose
+ * kernels run on a device: what is launched there stands in the device's own table. */
 typedef void (*dse_kernel)(void);
 #define DSE_MAX_KERNEL_TENSORS 24
 
@@ -47,6 +48,10 @@ typedef struct {
   int32_t n_inputs, n_outputs, n_steps;
 } dse_entry_table;
 
+/* dse_internal.h: on threads of this process (dse_cpu_executor), or on a GPU (dse_cuda.h). */
+typedef struct dse_executor dse_executor;
+extern const dse_executor dse_cpu_executor;
+
 typedef struct {
   uint32_t abi_version;
   const char *features; /* space-separated names the CPU must have, e.g. "avx2 fma" */
@@ -56,6 +61,8 @@ typedef struct {
   const dse_entry_table *entries;
   int32_t n_entries;
   uint64_t scratch_bytes; /* of each thread, a multiple of 64 */
+  const dse_executor *executor;
+  const void *device; /* the executor's own table; NULL on the CPU */
 } dse_program_table;
 
 extern const dse_program_table dse_program;

@@ -51,4 +51,5 @@ static const dse_entry_table entries[] = {
 };
 
 __attribute__((visibility("hidden"))) const dse_program_table dse_program = {
-    DSE_ABI_VERSION, FEATURES, ARENA, constants, BIAS + OUT * 4, entries, 3, 0};
+    DSE_ABI_VERSION, FEATURES, ARENA, constants, BIAS + OUT * 4, entries, 3, 0,
+    &dse_cpu_executor, NULL};

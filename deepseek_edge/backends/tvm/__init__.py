@@ -107,7 +107,7 @@ def _compile_entry(
     rows, steps = _lower(
         fused, target, kernels, lambda n: progress(f"schedule {batch_name(batch)}", n, len(fused))
     )
-    roots = _views(graph)
+    roots = views(graph)
     live = lifetimes(
         [[value for value in row.tensors if value.data is None] for row in rows],
         [step.outputs for step in fused],
@@ -127,9 +127,13 @@ def _compile_entry(
 
 
 def prepare(
-    model: "onnx.ModelProto", target: Target, batch: int
+    model: "onnx.ModelProto", target: Target, batch: int, *, storage: str | None = None
 ) -> "tuple[Graph, list[FusedStep], Layers]":
     """Everything that comes before schedules: the graph, its steps, and how layers compute.
+
+    Args:
+        model, target, batch: as :func:`compile_program`.
+        storage: how int8 activations lie in memory; None: as the target's CPU multiplies them.
 
     Raises:
         UnsupportedError, ModelError: as :func:`compile_program`.
@@ -145,7 +149,7 @@ def prepare(
 
     graph = import_onnx(with_batch(model, batch))
     deconvolutions(graph)
-    layers = lower_integers(graph, integer_unit(target).storage)
+    layers = lower_integers(graph, storage or integer_unit(target).storage)
     simplify(graph)
     hoist_unary(graph)
     channels_last(graph)
@@ -221,7 +225,7 @@ def with_batch(model: "onnx.ModelProto", batch: int) -> "onnx.ModelProto":
     return copy
 
 
-def _views(graph: "Graph") -> "dict[Value, Value]":
+def views(graph: "Graph") -> "dict[Value, Value]":
     """Every reshaped value -> the value whose memory it shares."""
     roots: dict[Value, Value] = {}
     for node in graph.nodes:

@@ -40,7 +40,7 @@ class Constants:
 
 @dataclass(frozen=True)
 class StepRow:
-    """One line of the step table."""
+    """One line of the step table; ``kernel`` is a function's name, or 0 for a device's kernel."""
 
     kernel: str
     tensors: tuple[Value, ...]
@@ -62,14 +62,33 @@ class EntryTable:
     roots: dict[Value, Value]
 
 
+@dataclass(frozen=True)
+class Device:
+    """A program's kernels for something else than the CPU, in C.
+
+    Attributes:
+        definitions: what defines ``table``, the executor's own table, with its #include.
+        executor: the name of the runtime's executor.
+    """
+
+    definitions: str
+    executor: str
+    table: str
+
+
 def write_program(
-    entries: list[EntryTable], constants: Constants, features: tuple[str, ...], work_dir: Path
+    entries: list[EntryTable],
+    constants: Constants,
+    features: tuple[str, ...],
+    work_dir: Path,
+    device: Device | None = None,
 ) -> None:
     """Write program.c and constants.bin."""
-    kernels = sorted(
-        {row.kernel for entry in entries for row in entry.rows}, key=lambda name: int(name[1:])
-    )
+    named = {row.kernel for entry in entries for row in entry.rows} if device is None else set()
+    kernels = sorted(named, key=lambda name: int(name[1:]))
     parts = [_HEADER, *(f"void {name}(void);" for name in kernels)]
+    if device is not None:
+        parts.append(device.definitions)
     tables = [_entry(number, entry, constants) for number, entry in enumerate(entries)]
     parts.extend(definition for definition, _ in tables)
     parts.append("static const dse_entry_table entries[] = {")
@@ -77,11 +96,13 @@ def write_program(
     arena = max(entry.arena.size_bytes for entry in entries)
     parts.append(
         _FOOTER.format(
-            features=_quoted(" ".join(features)),
+            features=quoted(" ".join(features)),
             arena=arena + ALIGNMENT,
             constants=max(constants.size_bytes, ALIGNMENT),
             entries=len(entries),
             scratch=_scratch_bytes(entries),
+            executor=device.executor if device else "dse_cpu_executor",
+            device=f"&{device.table}" if device else "0",
         )
     )
     constants.write(work_dir / "constants.bin")
@@ -96,16 +117,16 @@ def _entry(number: int, entry: EntryTable, constants: Constants) -> tuple[str, s
     for row in entry.rows:
         steps.append(f"{{{row.kernel}, {len(refs)}, {len(row.tensors)}, {row.tasks}, {row.grain}}}")
         refs.extend(_ref(value, entry, constants) for value in row.tensors)
-        infos.append(f"{{{_quoted(row.name)}, {_quoted(row.op)}}}")
+        infos.append(f"{{{quoted(row.name)}, {quoted(row.op)}}}")
     lines = [
-        *_array("dse_ref", f"refs_{number}", refs),
-        *_array("dse_step_row", f"steps_{number}", steps),
-        *_array("dse_step_info", f"infos_{number}", infos),
-        *_array("dse_tensor_row", f"inputs_{number}", [_tensor(v, entry) for v in entry.inputs]),
-        *_array("dse_tensor_row", f"outputs_{number}", [_tensor(v, entry) for v in entry.outputs]),
+        *array("dse_ref", f"refs_{number}", refs),
+        *array("dse_step_row", f"steps_{number}", steps),
+        *array("dse_step_info", f"infos_{number}", infos),
+        *array("dse_tensor_row", f"inputs_{number}", [_tensor(v, entry) for v in entry.inputs]),
+        *array("dse_tensor_row", f"outputs_{number}", [_tensor(v, entry) for v in entry.outputs]),
     ]
     initializer = (
-        f"{{{_quoted(entry.name)}, inputs_{number}, outputs_{number}, steps_{number}, "
+        f"{{{quoted(entry.name)}, inputs_{number}, outputs_{number}, steps_{number}, "
         f"infos_{number}, refs_{number}, {len(entry.inputs)}, {len(entry.outputs)}, "
         f"{len(entry.rows)}}}"
     )
@@ -134,16 +155,17 @@ def _offset(value: Value, entry: EntryTable) -> int:
 def _tensor(value: Value, entry: EntryTable) -> str:
     shape = ", ".join(map(str, value.shape)) or "0"
     return (
-        f"{{{_quoted(value.name)}, {DTYPE_CODES[value.dtype]}, {len(value.shape)}, "
+        f"{{{quoted(value.name)}, {DTYPE_CODES[value.dtype]}, {len(value.shape)}, "
         f"{{{shape}}}, {_offset(value, entry)}u, {value.spec.size_bytes}u}}"
     )
 
 
-def _array(kind: str, name: str, rows: list[str]) -> list[str]:
+def array(kind: str, name: str, rows: list[str]) -> list[str]:
+    """The lines that define a constant array."""
     return [f"static const {kind} {name}[] = {{", *(f"  {row}," for row in rows), "};"]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A C string literal; whatever isn't plain ASCII becomes an octal escape."""
     plain = "".join(
         chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}"
@@ -169,6 +191,7 @@ extern const unsigned char dse_constants[];
 _FOOTER = """\
 }};
 const dse_program_table dse_program = {{
-  DSE_ABI_VERSION, {features}, {arena}u, dse_constants, {constants}u, entries, {entries}, {scratch}u
+  DSE_ABI_VERSION, {features}, {arena}u, dse_constants, {constants}u, entries, {entries}, {scratch}u,
+  &{executor}, {device}
 }};
 """

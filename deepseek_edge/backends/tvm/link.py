@@ -35,8 +35,22 @@ _LINK_FLAGS = (
 )
 
 
-def link_program(work_dir: Path, target: Target) -> Path:
-    """Link ``program.c``, ``kernels.o`` and ``constants.bin`` of a folder to ``model.so``.
+def link_program(
+    work_dir: Path,
+    target: Target,
+    *,
+    kernels: Path = Path("kernels.o"),
+    sources: tuple[Path, ...] = (),
+    libraries: tuple[str, ...] = (),
+) -> Path:
+    """Link ``program.c``, its kernels and ``constants.bin`` of a folder to ``model.so``.
+
+    Args:
+        work_dir: the folder.
+        target: what to link for.
+        kernels: relative to the folder: an object file, or what program.c itself takes in.
+        sources: C files besides the runtime's own.
+        libraries: flags of the libraries that those need.
 
     The same contents and target give the same bytes, in whichever folder.
 
@@ -45,10 +59,10 @@ def link_program(work_dir: Path, target: Target) -> Path:
             neither the runtime nor libc nor libm has.
         MissingToolError: zig is not installed.
     """
-    sources = runtime_sources()
-    libraries = ["-lm", "-lpthread"]
+    headers, is_object = runtime_sources(), kernels.suffix == ".o"
+    system = ["-lm", "-lpthread", *libraries]
     if target.os == "android":
-        libraries = android_libraries(work_dir, target, ("libc", "libm"))
+        system = android_libraries(work_dir, target, ("libc", "libm"))
     zig(
         [
             "cc",
@@ -56,15 +70,16 @@ def link_program(work_dir: Path, target: Target) -> Path:
             *_C_FLAGS,
             # zig caches by what is included, and doesn't see what .incbin reads.
             f"-DDSE_CONSTANTS_SHA256={digest_file(work_dir / 'constants.bin')}",
-            f"-I{sources}",
+            *([] if is_object else [f"-DDSE_KERNELS_SHA256={digest_file(work_dir / kernels)}"]),
+            f"-I{headers}",
             "program.c",
-            *map(str, runtime_files()),
-            "kernels.o",
+            *map(str, (*runtime_files(), *sources)),
+            *([str(kernels)] if is_object else []),
             *_LINK_FLAGS,
-            f"-Wl,--version-script={sources / 'exports.map'}",
+            f"-Wl,--version-script={headers / 'exports.map'}",
             "-o",
             "model.so",
-            *libraries,
+            *system,
         ],
         cwd=work_dir,
     )

@@ -23,7 +23,7 @@ CHUNK = 4096  # elements of one task, where a row is longer
 
 def elementwise(fusion: Fusion, target: Target) -> Lowering:
     """Rows of the output after merging the dimensions that broadcast alike."""
-    _collapse(fusion)
+    collapse(fusion)
     rows = int(np.prod(fusion.shape[:-1]))
     columns = fusion.shape[-1]
     widest = max(
@@ -62,7 +62,7 @@ def elementwise(fusion: Fusion, target: Target) -> Lowering:
     return Lowering(build(tensors, body), tuple(tensors), rows * chunks, work)
 
 
-def _collapse(fusion: Fusion) -> None:
+def collapse(fusion: Fusion) -> None:
     """Merge neighbouring dimensions over which every operand is contiguous or broadcast."""
     out = fusion.shape
     padded = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.fuse import FusedStep
-from deepseek_edge.backends.tvm.graph import Value
+from deepseek_edge.backends.tvm.graph import Node, Value
 from deepseek_edge.backends.tvm.schedules.arithmetic import constant_vector, evaluate
 from deepseek_edge.backends.tvm.schedules.functions import extremes_by_instruction
 from deepseek_edge.backends.tvm.schedules.kernel import (
@@ -80,19 +80,30 @@ class Fusion:
                 for value in node.inputs
                 if value is not None
             ]
-            args = [once(arg) for arg in args]
-            if node.op == "QuantizeLinear":
-                result = quantize(node, args[0], lanes, self.target)
-            else:
-                result = evaluate(node, args, lanes)
-                if self.target.arch == "aarch64":
-                    result = extremes_by_instruction(result, lanes)
-            if self.is_integer and node.op == "Mul" and node.output.dtype == "float32":
-                result = rounded(result, lanes)
+            result = self._result(node, [once(arg) for arg in args], lanes)
             known[node.output] = once(result)
         value = known[self.step.nodes[-1].output]
         if self.out.dtype == "bool":
             value = tirx.Cast("int8" if lanes == 1 else f"int8x{lanes}", value)
+        self._write(value, row, column, lanes)
+
+    def _result(self, node: Node, args: Sequence[Expr], lanes: int) -> Expr:
+        """What a follower computes."""
+        if node.op == "QuantizeLinear":
+            return quantize(node, args[0], lanes, self.target)
+        result = evaluate(node, args, lanes)
+        if self.target.arch == "aarch64":
+            result = extremes_by_instruction(result, lanes)
+        return self._product(node, result, lanes)
+
+    def _product(self, node: Node, result: Expr, lanes: int) -> Expr:
+        """A follower's result, kept from contraction where the Q/DQ contract names a rounding."""
+        if self.is_integer and node.op == "Mul" and node.output.dtype == "float32":
+            return rounded(result, lanes)
+        return result
+
+    def _write(self, value: Expr, row: Expr, column: Expr, lanes: int) -> None:
+        """Store an output vector."""
         store(self.buffers[self.out], row * index(self.shape[-1]) + column, lanes, value)
 
     def _operand(self, value: Value, row: Expr, column: Expr, lanes: int) -> Expr:

@@ -8,6 +8,7 @@ registers. TVM's part is the typed IR, its checks, and LLVM for every CPU.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -235,12 +236,29 @@ def highest(dtype: str, lanes: int) -> Expr:
     return literal(value, dtype, lanes)
 
 
+# The function of a device's C that keeps a product as it is; None while LLVM compiles.
+_FENCE: ContextVar[str | None] = ContextVar("fence", default=None)
+
+
+@contextmanager
+def device_code(fence: str) -> Iterator[None]:
+    """What is emitted inside is compiled from C: ``fence`` is the function behind ``rounded``."""
+    before = _FENCE.set(fence)
+    try:
+        yield
+    finally:
+        _FENCE.reset(before)
+
+
 def rounded(value: Expr, lanes: int) -> Expr:
     """A float32 product as it is, rounded: it is not contracted with a following addition.
 
-    Integer programs promise the roundings that the Q/DQ contract names; elsewhere LLVM may use
-    fused multiply-adds.
+    Integer programs promise the roundings that the Q/DQ contract names; elsewhere the compiler
+    may use fused multiply-adds.
     """
+    fence = _FENCE.get()
+    if fence is not None:
+        return tirx.call_pure_extern("float32", fence, value)
     return tirx.call_llvm_pure_intrin(
         "float32" if lanes == 1 else f"float32x{lanes}", "llvm.arithmetic.fence", value
     )

@@ -31,11 +31,13 @@ def _lanes(value: Value, target: Target) -> int:
     return max(1, target.vector_bits // (8 * np.dtype(value.dtype).itemsize))
 
 
-def _strides(shape: Sequence[int]) -> list[int]:
+def strides_of(shape: Sequence[int]) -> list[int]:
+    """Elements between neighbours along each axis."""
     return [int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
 
 
-def _flat(coordinates: Sequence[Expr], strides: Sequence[int]) -> Expr:
+def flat_index(coordinates: Sequence[Expr], strides: Sequence[int]) -> Expr:
+    """The flat index of coordinates."""
     total: Expr = index(0)
     for coordinate, stride in zip(coordinates, strides, strict=True):
         total = total + coordinate * index(stride)
@@ -61,13 +63,13 @@ def _finish(
 def transpose(node: Node, target: Target) -> Lowering:
     """A task is one row of the output."""
     x, out = node.value(0), node.output
-    shape, strides = _merge(x.shape, node.attrs["perm"])
+    shape, strides = merge_axes(x.shape, node.attrs["perm"])
     columns, step = shape[-1], strides[-1]
     lanes = _lanes(x, target)
 
     def body(buffers: Sequence[Buffer], row: Expr) -> None:
         source, target_buffer = buffers
-        base = bind(_flat(unravel(row, shape[:-1]), strides[:-1]))
+        base = bind(flat_index(unravel(row, shape[:-1]), strides[:-1]))
         if step == 1:
             _copy(source, base, target_buffer, row * index(columns), length=columns, lanes=lanes)
             return
@@ -82,9 +84,9 @@ def transpose(node: Node, target: Target) -> Lowering:
     return _finish([x, out], out.elements // columns, body)
 
 
-def _merge(shape: tuple[int, ...], perm: Sequence[int]) -> tuple[list[int], list[int]]:
+def merge_axes(shape: tuple[int, ...], perm: Sequence[int]) -> tuple[list[int], list[int]]:
     """Output sizes and input strides, neighbours that stay neighbours joined."""
-    strides = _strides(shape)
+    strides = strides_of(shape)
     sizes: list[int] = []
     steps: list[int] = []
     for axis in perm:
@@ -128,22 +130,14 @@ def concat(node: Node, target: Target) -> Lowering:
 def slice_(node: Node, target: Target) -> Lowering:
     """A task is one row of the output."""
     x, out = node.value(0), node.output
-    rank = len(x.shape)
-    starts, steps = [0] * rank, [1] * rank
-    for axis, start, step in zip(
-        node.attrs["axes"], node.attrs["starts"], node.attrs["steps"], strict=True
-    ):
-        starts[axis], steps[axis] = start, step
-    strides = _strides(x.shape)
-    origin = sum(s * stride for s, stride in zip(starts, strides, strict=True))
-    walk = [step * stride for step, stride in zip(steps, strides, strict=True)]
+    origin, steps = walk(node)
     columns = out.shape[-1]
     lanes = _lanes(x, target)
 
     def body(buffers: Sequence[Buffer], row: Expr) -> None:
         source, target_buffer = buffers
-        base = bind(_flat(unravel(row, out.shape[:-1]), walk[:-1]) + index(origin))
-        if walk[-1] == 1:
+        base = bind(flat_index(unravel(row, out.shape[:-1]), steps[:-1]) + index(origin))
+        if steps[-1] == 1:
             _copy(source, base, target_buffer, row * index(columns), length=columns, lanes=lanes)
             return
         with loop(columns) as column:
@@ -151,33 +145,39 @@ def slice_(node: Node, target: Target) -> Lowering:
                 target_buffer,
                 row * index(columns) + column,
                 1,
-                load(source, base + column * index(walk[-1]), 1),
+                load(source, base + column * index(steps[-1]), 1),
             )
 
     return _finish([x, out], out.elements // columns, body)
 
 
+def walk(node: Node) -> tuple[int, list[int]]:
+    """Where a Slice starts in its input, and the distance of its neighbours along each axis."""
+    x = node.value(0)
+    rank = len(x.shape)
+    starts, steps = [0] * rank, [1] * rank
+    for axis, start, step in zip(
+        node.attrs["axes"], node.attrs["starts"], node.attrs["steps"], strict=True
+    ):
+        starts[axis], steps[axis] = start, step
+    strides = strides_of(x.shape)
+    origin = sum(s * stride for s, stride in zip(starts, strides, strict=True))
+    return origin, [step * stride for step, stride in zip(steps, strides, strict=True)]
+
+
 def pad(node: Node, target: Target) -> Lowering:
     """Every output coordinate looks its input coordinate up; -1 stands for the fill value."""
-    x, out, amounts = node.value(0), node.output, node.optional(1)
-    if amounts is None or amounts.data is None or node.optional(3) is not None:
-        raise UnsupportedError(
-            f"Pad (node {node.source!r}): amounts must be constant, for all axes"
-        )
-    fill_value = node.optional(2)
-    if fill_value is not None and fill_value.data is None:
-        raise UnsupportedError(f"Pad (node {node.source!r}): its fill value depends on data")
-    fill = fill_value.data.item() if fill_value is not None and fill_value.data is not None else 0
+    x, out = node.value(0), node.output
+    begin, fill = padding(node)
     mode = node.attrs.get("mode", "constant")
     rank = len(x.shape)
-    begin = [int(v) for v in amounts.data[:rank]]
     sources = [
-        _sources(size, whole, start, mode)
+        pad_sources(size, whole, start, mode)
         for size, whole, start in zip(x.shape, out.shape, begin, strict=True)
     ]
     table = constant(f"{node.source}/sources", np.concatenate(sources))
     offsets = np.cumsum([0, *out.shape])
-    strides, columns = _strides(x.shape), out.shape[-1]
+    strides, columns = strides_of(x.shape), out.shape[-1]
     dtype = MEMORY_TYPE.get(x.dtype, x.dtype)
     del target
 
@@ -187,7 +187,7 @@ def pad(node: Node, target: Target) -> Lowering:
             bind(load(places, coordinate + index(int(offset)), 1))
             for coordinate, offset in zip(unravel(row, out.shape[:-1]), offsets, strict=False)
         ]
-        base = bind(_flat(lead, strides[:-1]))
+        base = bind(flat_index(lead, strides[:-1]))
         inside: Expr = tirx.const(True, "bool")
         for place in lead:
             inside = tirx.And(inside, place >= index(0))
@@ -204,7 +204,25 @@ def pad(node: Node, target: Target) -> Lowering:
     return _finish([x, table, out], out.elements // columns, body)
 
 
-def _sources(size: int, whole: int, start: int, mode: str) -> Array:
+def padding(node: Node) -> tuple[list[int], float | int | bool]:
+    """What a Pad puts before each axis, and the value that it fills with.
+
+    Raises:
+        UnsupportedError: either isn't constant, or not for all axes.
+    """
+    amounts, fill = node.optional(1), node.optional(2)
+    if amounts is None or amounts.data is None or node.optional(3) is not None:
+        raise UnsupportedError(
+            f"Pad (node {node.source!r}): amounts must be constant, for all axes"
+        )
+    if fill is not None and fill.data is None:
+        raise UnsupportedError(f"Pad (node {node.source!r}): its fill value depends on data")
+    begin = [int(v) for v in amounts.data[: len(node.value(0).shape)]]
+    return begin, fill.data.item() if fill is not None and fill.data is not None else 0
+
+
+def pad_sources(size: int, whole: int, start: int, mode: str) -> Array:
+    """For each coordinate of a padded axis that of the input, or -1: (whole,) int64."""
     places = np.arange(whole) - start
     if mode == "edge":
         places = np.clip(places, 0, size - 1)

@@ -35,7 +35,7 @@ from deepseek_edge.backends.tvm.schedules.lowering import Lowering, ceil_div
 from deepseek_edge.target import Target
 
 Combine = Callable[[Expr, Expr], Expr]
-_COMBINE: dict[str, Combine] = {
+COMBINE: dict[str, Combine] = {
     "ReduceMean": lambda a, b: a + b,
     "ReduceSum": lambda a, b: a + b,
     "ReduceMax": tirx.max,
@@ -47,7 +47,8 @@ _VECTORS = 4  # independent sums of a task, to hide the adder's latency
 _LONG_ROW = 4096
 
 
-def _start(op: str, dtype: str, lanes: int) -> Expr:
+def start_of(op: str, dtype: str, lanes: int) -> Expr:
+    """What changes nothing when it is combined."""
     if op in ("ReduceMean", "ReduceSum"):
         return literal(0, dtype, lanes)
     if op == "ReduceProd":
@@ -67,7 +68,7 @@ def reduce(node: Node, fusion: Fusion, target: Target) -> Lowering:
     return _reduce_rows(node, fusion, target, outer, count)
 
 
-def _mean_and_scale(node: Node, total: Expr, count: int, lanes: int) -> Expr:
+def mean_and_scale(node: Node, total: Expr, count: int, lanes: int) -> Expr:
     """The result of a sum: integers are scaled last, so that their sum is exact."""
     if node.op == "ReduceMean" and element_type(total) == "float32":
         total = total / fconst(count, lanes)
@@ -82,7 +83,7 @@ def _reduce_columns(
     """Vectors run over the dimensions that stay; a task is some columns of one row."""
     outer, count, inner = sizes
     dtype = node.output.dtype
-    combine = _COMBINE[node.op]
+    combine = COMBINE[node.op]
     columns = inner[-1]
     lead = int(np.prod(inner[:-1]))
     lanes = target.vector_bits // (8 * np.dtype(dtype).itemsize)
@@ -100,7 +101,7 @@ def _reduce_columns(
         def some(column: Expr, vectors: int, lanes: int) -> None:
             sums = local(dtype, vectors * lanes)
             for v in range(vectors):
-                store(sums, v * lanes, lanes, _start(node.op, dtype, lanes))
+                store(sums, v * lanes, lanes, start_of(node.op, dtype, lanes))
             with loop(count) as r:
                 first = base + r * index(lead * columns) + column
                 for v in range(vectors):
@@ -108,7 +109,7 @@ def _reduce_columns(
                     store(sums, v * lanes, lanes, combine(load(sums, v * lanes, lanes), value))
             for v in range(vectors):
                 total = load(sums, v * lanes, lanes)
-                total = _mean_and_scale(node, total, count, lanes)
+                total = mean_and_scale(node, total, count, lanes)
                 fusion.finish(total, row, column + index(v * lanes), lanes)
 
         def whole() -> None:
@@ -159,11 +160,11 @@ def _reduce_rows(node: Node, fusion: Fusion, target: Target, rows: int, count: i
             count,
             lanes,
             dtype=dtype,
-            combine=_COMBINE[node.op],
-            start=_start(node.op, dtype, 1),
+            combine=COMBINE[node.op],
+            start=start_of(node.op, dtype, 1),
             value=lambda at, width: load_float(node, source, base + at, width, scaled=False),
         )
-        fusion.finish_flat(bind(_mean_and_scale(node, total, count, 1)), row)
+        fusion.finish_flat(bind(mean_and_scale(node, total, count, 1)), row)
 
     tensors = [node.value(0), *fusion.tensors]
     return Lowering(build(tensors, body), tuple(tensors), rows, rows * count)

@@ -76,7 +76,7 @@ def resize(node: Node, fusion: Fusion, target: Target) -> Lowering:
 def conv_transpose(node: Node, fusion: Fusion, target: Target) -> Lowering:
     """Each output pixel gathers the taps that reach it; vectors run over output channels."""
     x, out, bias = node.value(0), node.output, node.optional(2)
-    weights = _transpose_weights(node)
+    weights = transpose_weights(node)
     groups, kernel_h, kernel_w, depth, columns = weights.shape
     packed = constant(f"{node.source}/packed", weights.reshape(-1))
     extra = [] if bias is None else [bias]
@@ -106,10 +106,10 @@ def conv_transpose(node: Node, fusion: Fusion, target: Target) -> Lowering:
             total, channel = local("float32", lanes), bind(group * index(columns) + column)
             store(total, 0, lanes, load(rest[0], channel, lanes) if extra else zeros(lanes))
             for r in range(kernel_h):
-                line, has_line = _reaches(y, r * dilation_h - top, stride_h, height)
+                line, has_line = reaches(y, r * dilation_h - top, stride_h, height)
                 with when(has_line):
                     for s in range(kernel_w):
-                        place, has_pixel = _reaches(pixel, s * dilation_w - left, stride_w, width)
+                        place, has_pixel = reaches(pixel, s * dilation_w - left, stride_w, width)
                         with when(has_pixel):
                             add_tap(total, line, place, r * kernel_w + s, column)
             out_row = row * index(out.shape[2]) + pixel
@@ -123,7 +123,7 @@ def conv_transpose(node: Node, fusion: Fusion, target: Target) -> Lowering:
     return Lowering(build(tensors, body), tuple(tensors), tasks, macs)
 
 
-def _transpose_weights(node: Node) -> Array:
+def transpose_weights(node: Node) -> Array:
     """The weights (in, out / group, kh, kw) as (group, kh, kw, in / group, out / group)."""
     weights, bias = node.value(1).data, node.optional(2)
     if weights is None or (bias is not None and bias.data is None):
@@ -133,7 +133,7 @@ def _transpose_weights(node: Node) -> Array:
     return np.ascontiguousarray(grouped.transpose(0, 3, 4, 1, 2))
 
 
-def _reaches(at: Expr, shift: int, step: int, size: int) -> tuple[Expr, Expr]:
+def reaches(at: Expr, shift: int, step: int, size: int) -> tuple[Expr, Expr]:
     """Input coordinate of a tap, and whether there is one."""
     distance = bind(at - index(shift))
     place = bind(tirx.indexdiv(tirx.max(distance, index(0)), index(step)))

@@ -76,11 +76,11 @@ def pooling(node: Node, fusion: Fusion, target: Target) -> Lowering:
     shape = Geometry.of(node, size)
     if node.op == "MaxPool":
         return _Window(node, fusion, target, shape, "max", {}).lower()
-    count = constant(f"{node.source}/count", _counts(node, shape))
+    count = constant(f"{node.source}/count", pixel_counts(node, shape))
     return _Window(node, fusion, target, shape, "average", {"count": count}).lower()
 
 
-def _counts(node: Node, shape: Geometry) -> Array:
+def pixel_counts(node: Node, shape: Geometry) -> Array:
     """The number of inputs averaged, for each output pixel."""
     pads = node.attrs["pads"]
     ends = (pads[-2], pads[-1]) if len(pads) == 4 else (0, pads[-1])

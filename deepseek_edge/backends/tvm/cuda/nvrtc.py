@@ -1,0 +1,114 @@
+"""CUDA C++ -> machine code for one GPU, by NVIDIA's run-time compiler; no GPU is needed.
+
+NVRTC comes from PyPI and is called through ctypes, as its header has it (NVRTC 12.9,
+https://docs.nvidia.com/cuda/nvrtc/, read 2026-11-27). A driver loads the code of toolkits of its
+own major version and of older ones: code for Xavier, whose last driver is for CUDA 11.4, comes
+from NVRTC 11, all other from NVRTC 12.
+"""
+
+import ctypes
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepseek_edge.errors import DeepSeekEdgeError, MissingToolError
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """A major version of CUDA.
+
+    Attributes:
+        library: the file name of its NVRTC.
+        package: what to install.
+    """
+
+    major: int
+    library: str
+    package: str
+
+    @property
+    def driver_version(self) -> int:
+        """The oldest driver that loads its code, as cuDriverGetVersion counts.
+
+        NVIDIA, CUDA Compatibility: minor version compatibility
+        (https://docs.nvidia.com/deploy/cuda-compatibility/, read 2026-11-27).
+        """
+        return self.major * 1000
+
+
+_CUDA_11 = Toolkit(11, "libnvrtc.so.11.2", "nvidia-cuda-nvrtc-cu11==11.8.89")
+_CUDA_12 = Toolkit(12, "libnvrtc.so.12", "nvidia-cuda-nvrtc-cu12==12.9.86")
+
+
+def toolkit_of(arch: str) -> Toolkit:
+    """Whose compiler makes the code of a GPU, e.g. of "sm_72"."""
+    return _CUDA_11 if int(arch.removeprefix("sm_")) < 75 else _CUDA_12
+
+
+def compile_cubin(text: str, arch: str, *, contract: bool) -> bytes:
+    """Compile to an ELF file with machine code for exactly this GPU.
+
+    Args:
+        text: CUDA C++ that includes nothing.
+        arch: e.g. "sm_87".
+        contract: products may be fused with additions (they aren't rounded in between then).
+
+    Raises:
+        MissingToolError: NVRTC isn't installed.
+        DeepSeekEdgeError: the text doesn't compile; the message is the first error.
+    """
+    nvrtc = _load(toolkit_of(arch))
+    program = ctypes.c_void_p()
+    source = text.encode()
+    _check(
+        nvrtc, nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None)
+    )
+    try:
+        options = [
+            f"--gpu-architecture={arch}",
+            "--std=c++17",
+            "--device-as-default-execution-space",  # generic lambdas have no place to say so
+            f"--fmad={'true' if contract else 'false'}",
+        ]
+        array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        if nvrtc.nvrtcCompileProgram(program, len(options), array) != 0:
+            raise DeepSeekEdgeError(f"NVRTC refused the kernels: {_first_error(nvrtc, program)}")
+        size = ctypes.c_size_t()
+        _check(nvrtc, nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)))
+        code = ctypes.create_string_buffer(size.value)
+        _check(nvrtc, nvrtc.nvrtcGetCUBIN(program, code))
+        return code.raw
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _load(toolkit: Toolkit) -> ctypes.CDLL:
+    missing = MissingToolError(
+        f"NVRTC {toolkit.major}, the CUDA compiler, is not installed",
+        hint=f"pip install {toolkit.package} (or the extra: pip install 'deepseek-edge[cuda]')",
+    )
+    try:
+        spec = importlib.util.find_spec("nvidia.cuda_nvrtc")
+    except ModuleNotFoundError:
+        raise missing from None
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "lib" / toolkit.library
+        if path.is_file():
+            return ctypes.CDLL(str(path))
+    raise missing
+
+
+def _check(nvrtc: ctypes.CDLL, result: int) -> None:
+    if result != 0:
+        nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
+        raise DeepSeekEdgeError(f"NVRTC: {nvrtc.nvrtcGetErrorString(result).decode()}")
+
+
+def _first_error(nvrtc: ctypes.CDLL, program: ctypes.c_void_p) -> str:
+    size = ctypes.c_size_t()
+    _check(nvrtc, nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size)))
+    log = ctypes.create_string_buffer(size.value)
+    _check(nvrtc, nvrtc.nvrtcGetProgramLog(program, log))
+    lines = log.value.decode(errors="replace").splitlines()
+    return next((line for line in lines if "error" in line), "no reason was given")
