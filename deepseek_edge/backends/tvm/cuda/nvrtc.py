@@ -11,6 +11,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepseek_edge.capabilities import nvrtc_package
 from deepseek_edge.errors import DeepSeekEdgeError, MissingToolError
 
 
@@ -20,12 +21,10 @@ class Toolkit:
 
     Attributes:
         library: the file name of its NVRTC.
-        package: what to install.
     """
 
     major: int
     library: str
-    package: str
 
     @property
     def driver_version(self) -> int:
@@ -37,13 +36,15 @@ class Toolkit:
         return self.major * 1000
 
 
-_CUDA_11 = Toolkit(11, "libnvrtc.so.11.2", "nvidia-cuda-nvrtc-cu11==11.8.89")
-_CUDA_12 = Toolkit(12, "libnvrtc.so.12", "nvidia-cuda-nvrtc-cu12==12.9.86")
+_TOOLKITS = {
+    "nvidia-cuda-nvrtc-cu11": Toolkit(11, "libnvrtc.so.11.2"),
+    "nvidia-cuda-nvrtc-cu12": Toolkit(12, "libnvrtc.so.12"),
+}
 
 
 def toolkit_of(arch: str) -> Toolkit:
     """Whose compiler makes the code of a GPU, e.g. of "sm_72"."""
-    return _CUDA_11 if int(arch.removeprefix("sm_")) < 75 else _CUDA_12
+    return _TOOLKITS[nvrtc_package(arch)]
 
 
 def compile_cubin(text: str, arch: str, *, contract: bool) -> bytes:
@@ -86,7 +87,7 @@ def compile_cubin(text: str, arch: str, *, contract: bool) -> bytes:
 def _load(toolkit: Toolkit) -> ctypes.CDLL:
     missing = MissingToolError(
         f"NVRTC {toolkit.major}, the CUDA compiler, is not installed",
-        hint=f"pip install {toolkit.package} (or the extra: pip install 'deepseek-edge[cuda]')",
+        hint="pip install 'deepseek-edge[cuda]'",
     )
     try:
         spec = importlib.util.find_spec("nvidia.cuda_nvrtc")

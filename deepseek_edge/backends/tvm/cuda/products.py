@@ -219,9 +219,7 @@ def simt_gemm(product: Gathered) -> Launch:
     tensors = [product.node.value(0), packed, *epilogue.tensors]
     call = f"dse_simt_gemm<S>(t0, t1, {epilogue.text(2, product.columns, width)})"
     grid = (ceil_div(product.rows, _SIMT_TILE), padded // _SIMT_TILE, groups)
-    kernel = _template(
-        "simt_gemm.cuh", tensors, numbers, _sum_type(product), call, epilogue, 256
-    )
+    kernel = _template("simt_gemm.cuh", tensors, numbers, _sum_type(product), call, epilogue, 256)
     return Launch(kernel, tuple(tensors), grid, product.macs, 256, _SIMT_SHARED)
 
 
@@ -254,9 +252,7 @@ def mma_gemm(product: Gathered) -> Launch:
     kernel = _template(
         "mma_gemm.cuh", tensors, numbers, _sum_type(product), call, epilogue, tile.threads
     )
-    return Launch(
-        kernel, tuple(tensors), grid, product.macs, tile.threads, tile.shared_bytes
-    )
+    return Launch(kernel, tuple(tensors), grid, product.macs, tile.threads, tile.shared_bytes)
 
 
 def _packed(product: Gathered, tile: Tile, size: int) -> tuple[Value, dict[str, int]]:
@@ -356,8 +352,9 @@ def activation_product(node: Node, fusion: DeviceFusion) -> Launch:
     def body(tensors: Sequence[Tensor], number: Expr) -> None:
         left, right, *rest = tensors
         fusion.take(rest[len(extra) :])
-        row, column = bind(tirx.indexdiv(number, index(columns))), tirx.indexmod(
-            number, index(columns)
+        row, column = (
+            bind(tirx.indexdiv(number, index(columns))),
+            tirx.indexmod(number, index(columns)),
         )
         item = bind(tirx.indexdiv(row, index(rows)))
         a_base = broadcast_row((*a_shape[:-2], 1), whole, item) * index(rows * depth)

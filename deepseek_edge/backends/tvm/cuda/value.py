@@ -96,7 +96,9 @@ class Epilogue:
                     for i, value in enumerate(self.fusion.operands)
                 }
                 self.fusion.argue(T.decl_buffer((1,), kind, data=pointer), operands)
-                result = scaled(total, tables) if self.sum_type == "int32" else biased(total, tables)
+                result = (
+                    scaled(total, tables) if self.sum_type == "int32" else biased(total, tables)
+                )
                 self.fusion.finish(result, index(0), index(0), 1)
         return builder.get()
 
@@ -191,5 +193,3 @@ def _merged(terms: list[tuple[int, int, int]], rows: int) -> list[str]:
         + f") * {step}"
         for inner, size, step in runs
     ]
-
-
