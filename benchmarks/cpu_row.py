@@ -67,7 +67,7 @@ def signal_to_noise_db(expected: Mapping[str, Array], actual: Sequence[Array]) -
     """
     import numpy as np
 
-    from deepseek_edge.parity import compare_float
+    from deepseek_edge.distance import compare_float
 
     sizes = [value.size for value in expected.values()]
     if [value.size for value in actual] != sizes:

@@ -21,8 +21,9 @@ import onnx
 
 from benchmarks.models import model_path
 from benchmarks.quantization import TRIALS, Sample, synthetic
+from deepseek_edge.distance import compare_float
 from deepseek_edge.files import write_atomic
-from deepseek_edge.parity import Reference, compare_float
+from deepseek_edge.parity import Reference
 from deepseek_edge.quantization import QuantConfig, QuantizedModel, Quantizer
 from deepseek_edge.quantization.calibrate import FewSamplesWarning
 

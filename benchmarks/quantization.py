@@ -23,8 +23,9 @@ import onnx
 from benchmarks import text_lines
 from benchmarks.models import model_path
 from deepseek_edge.datasets import load_dataset
+from deepseek_edge.distance import compare_float
 from deepseek_edge.files import write_atomic
-from deepseek_edge.parity import Reference, compare_float, graph_inputs, sample_inputs
+from deepseek_edge.parity import Reference, graph_inputs, sample_inputs
 from deepseek_edge.quantization import QuantConfig, Quantizer
 from deepseek_edge.quantization.calibrate import FewSamplesWarning
 

@@ -23,13 +23,6 @@ _Z = 1.959963984540054
 RESAMPLED = 1000
 
 
-def signal_to_noise_db(signal: float, noise: float) -> float:
-    """10 log10(signal / noise) of two sums of squares; infinite without noise."""
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
-
-
 @dataclass(frozen=True)
 class Evaluated:
     """What a model made of a data set.

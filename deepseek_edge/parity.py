@@ -16,9 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from deepseek_edge.artifacts import ParityFloat, ParityGraph
+from deepseek_edge.artifacts import ParityGraph
 from deepseek_edge.errors import MissingToolError, ModelError, ParityError, UnsupportedError
-from deepseek_edge.evaluation import signal_to_noise_db
 from deepseek_edge.integer_form import integer_form, is_quantized
 from deepseek_edge.tensors import TensorSpec
 
@@ -377,34 +376,3 @@ def golden_tolerance(output: Array, precision: str = "float32") -> float:
     if output.dtype.kind != "f":
         return 0.0
     return float_tolerance(precision) * output_range(output)
-
-
-def compare_float(reference: Sequence[Tensors], artifact: Sequence[Tensors]) -> ParityFloat:
-    """Measure the distance to the float model, pooled over all float outputs and samples.
-
-    SQNR is 10 log10(sum f^2 / sum (f - q)^2), infinite when all outputs are equal.
-    ``top1_agreement`` is the share of rows whose largest element is at the same place, if the
-    first output is a (rows, classes) float matrix with several classes; else None.
-    """
-    signal = noise = product = power = 0.0
-    agreed = rows = 0
-    for expected, actual in zip(reference, artifact, strict=True):
-        for index, (name, value) in enumerate(expected.items()):
-            if value.dtype.kind != "f":
-                continue
-            f = np.nan_to_num(value.astype(np.float64), posinf=0.0, neginf=0.0)
-            q = np.nan_to_num(actual[name].astype(np.float64), posinf=0.0, neginf=0.0)
-            signal += float((f * f).sum())
-            power += float((q * q).sum())
-            product += float((f * q).sum())
-            noise += float(((f - q) ** 2).sum())
-            if index == 0 and f.ndim == 2 and f.shape[1] > 1:
-                agreed += int((f.argmax(axis=1) == q.argmax(axis=1)).sum())
-                rows += f.shape[0]
-    both = math.sqrt(signal * power)
-    return ParityFloat(
-        samples=len(reference),
-        cosine=product / both if both else float(signal == power),
-        sqnr_db=signal_to_noise_db(signal, noise),
-        top1_agreement=agreed / rows if rows else None,
-    )

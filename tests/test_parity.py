@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from deepseek_edge.distance import compare_float
 from deepseek_edge.errors import ModelError, ParityError, UnsupportedError
 from deepseek_edge.parity import (
     Reference,
     check_graph,
-    compare_float,
     golden_tolerance,
     output_range,
     output_scales,

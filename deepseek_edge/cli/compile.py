@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -178,9 +178,7 @@ def compile_command(
     format: FormatOption = "readable",
 ) -> None:
     """Compile a model, run what was made, compare it with its graph, and pack it."""
-    from deepseek_edge.pipeline.plan import CompileRequest
-
-    request = CompileRequest(
+    request = make_request(
         model=model,
         recipe=read_recipe(recipe, prune, latency_budget, observer, float_budget),
         targets=tuple(target),
@@ -202,6 +200,13 @@ def compile_command(
         tune_database=tune_db,
     )
     compile_and_show(request, format)
+
+
+def make_request(**fields: Any) -> "CompileRequest":
+    """A request with these fields; its class is loaded here."""
+    from deepseek_edge.pipeline.plan import CompileRequest
+
+    return CompileRequest(**fields)
 
 
 def compile_and_show(request: "CompileRequest", format: Format) -> None:

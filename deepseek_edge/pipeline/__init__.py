@@ -13,7 +13,7 @@ from deepseek_edge.pipeline.choosing import Builder, CompileProgram, compile_gra
 from deepseek_edge.pipeline.evaluating import prepare_judges
 from deepseek_edge.pipeline.gate import Job, Passed, pass_gate
 from deepseek_edge.pipeline.given import Given
-from deepseek_edge.pipeline.gpu_programs import GpuPrograms, make_gpu_programs
+from deepseek_edge.pipeline.gpu_programs import GpuInstruments, GpuPrograms, make_gpu_programs
 from deepseek_edge.pipeline.packing import describe_source, pack, write_page
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget, describe_plan, make_plan
 from deepseek_edge.pipeline.quantizing import (
@@ -65,6 +65,7 @@ def compile_model(
     request: CompileRequest,
     *,
     compile_program: CompileProgram | None = None,
+    gpu: GpuInstruments | None = None,
     narrate: Narrate = _silent,
     progress: Progress = _silent,
 ) -> CompileResult:
@@ -73,6 +74,7 @@ def compile_model(
     Args:
         request: what to compile, for what, and how strictly.
         compile_program: the back end; TVM's if None.
+        gpu: what programs for GPUs are made and checked with; real ones if None.
         narrate: told lines for a person.
         progress: told (stage, done, total).
 
@@ -99,7 +101,7 @@ def compile_model(
                 build = Builder(backend, one.target, request.batches, work_dir, progress)
                 job = Job(request, one, origin, build, clock, narrate)
                 passed = pass_gate(job, judges, make_program)
-                for_gpu = make_gpu_programs(job, passed)
+                for_gpu = make_gpu_programs(job, passed, gpu)
                 programs = (*for_gpu.programs, passed.checked)
                 pack(request, one, source, programs, judges.evaluation)
                 report = describe_result(one, given, passed, for_gpu, clock.seconds())

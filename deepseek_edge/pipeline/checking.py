@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import onnx
 
 from deepseek_edge.artifacts import Program
+from deepseek_edge.distance import compare_float
 from deepseek_edge.errors import ParityError
 from deepseek_edge.parity import (
     Reference,
     Tensors,
     check_graph,
-    compare_float,
     golden_tolerance,
     measure_graph,
     output_steps,

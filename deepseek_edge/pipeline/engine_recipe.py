@@ -49,26 +49,25 @@ def write_engine_recipe(
     folder: Path,
     graphs: Sequence[EngineGraph],
     inputs: Tensors,
+    entry: Entry,
     *,
     model: str,
-    entry: Entry,
-    layers: Layers,
-    gpu: Gpu,
     workspace_bytes: int,
     fallback: Sequence[str],
-) -> Program:
-    """Write everything that the board needs, and describe it as a program.
+) -> tuple[Path, ...]:
+    """Write everything that the board needs.
 
     Args:
         folder: an existing one.
-        graphs: best first; the first one's precision names the program.
+        graphs: best first.
         inputs: golden ones, for all graphs.
-        model: a name for messages.
         entry: inputs and outputs.
-        layers: how the first graph asks for them to be computed.
-        gpu: of the target.
+        model: a name for messages.
         workspace_bytes: device memory that a layer may use while it runs.
         fallback: ids of the programs that take over, best first.
+
+    Returns:
+        The files: the recipe, the builder, then those that the recipe names.
 
     Raises:
         OutputError: it can't be written.
@@ -83,12 +82,26 @@ def write_engine_recipe(
         "graphs": {one.precision: writer.graph(one) for one in graphs},
         "fallback": list(fallback),
     }
-    recipe = folder / RECIPE_FILE
+    recipe, builder = folder / RECIPE_FILE, folder / DSE_BUILD_FILE
     write_atomic(recipe, json.dumps(table, indent=1, sort_keys=True).encode())
-    builder = folder / DSE_BUILD_FILE
     write_atomic(builder, dse_build_source())
-    files = (recipe, builder, *writer.files)
-    precision = graphs[0].precision
+    return (recipe, builder, *writer.files)
+
+
+def engine_program(
+    files: Sequence[Path], precision: str, entry: Entry, layers: Layers, gpu: Gpu
+) -> Program:
+    """Describe what was written as a program.
+
+    Args:
+        files: as :func:`write_engine_recipe` returns them.
+        precision: of the best graph.
+        entry: inputs and outputs.
+        layers: how that graph asks for them to be computed.
+        gpu: of the target.
+    """
+    sizes = {file: file.stat().st_size for file in files}
+    recipe, builder, *others = files
     return Program(
         id=f"tensorrt-{precision}",
         backend="tensorrt",
@@ -96,13 +109,13 @@ def write_engine_recipe(
         library=recipe,
         entries=(Entry(entry.name, entry.inputs, entry.outputs, ()),),
         features=(),
-        size_bytes=sum(file.stat().st_size for file in files),
-        code_bytes=builder.stat().st_size,
-        weights_bytes=writer.graph_bytes,
+        size_bytes=sum(sizes.values()),
+        code_bytes=sizes[builder],
+        weights_bytes=sum(sizes[file] for file in others if file.suffix == ".onnx"),
         arena_bytes=0,
         layers=layers,
         gpu=gpu.arch,
-        more_files=files[1:],
+        more_files=(builder, *others),
     )
 
 
@@ -112,11 +125,9 @@ class _Writer:
     def __init__(self, folder: Path, entry: Entry) -> None:
         self._folder, self._entry = folder, entry
         self.files: list[Path] = []
-        self.graph_bytes = 0
 
     def graph(self, one: EngineGraph) -> dict[str, Any]:
         data = one.graph.SerializeToString(deterministic=True)
-        self.graph_bytes += len(data)
         outputs = [
             self.tensor(spec, one.outputs[spec.name], f"{one.precision}-output")
             | {"tolerance": LOOSENESS[one.precision] * golden_tolerance(one.outputs[spec.name])}

@@ -12,7 +12,11 @@ from deepseek_edge.integer_form import is_quantized
 from deepseek_edge.parity import Reference
 from deepseek_edge.pipeline.checking import CheckedProgram, check_program
 from deepseek_edge.pipeline.choosing import CompileProgram
-from deepseek_edge.pipeline.engine_recipe import EngineGraph, write_engine_recipe
+from deepseek_edge.pipeline.engine_recipe import (
+    EngineGraph,
+    engine_program,
+    write_engine_recipe,
+)
 from deepseek_edge.pipeline.gate import Job, Passed
 from deepseek_edge.pipeline.plan import model_name
 from deepseek_edge.pipeline.program_choice import runs_on
@@ -136,17 +140,17 @@ def _make_engine_recipe(job: Job, passed: Passed, fallback: list[str]) -> Checke
         precision = "float16" if graphs else float_precision(job.request.precision)
         outputs = job.origin.reference.run(checked.inputs)
         graphs.append(EngineGraph(precision, prepare_graph(given, precision), outputs))
-    program = write_engine_recipe(
+    entry = compiled.program.entries[0]
+    files = write_engine_recipe(
         _folder(job, "tensorrt"),
         graphs,
         checked.inputs,
+        entry,
         model=model_name(job.request.model),
-        entry=compiled.program.entries[0],
-        layers=layers,
-        gpu=target.gpu,
         workspace_bytes=DEFAULT_WORKSPACE_BYTES,
         fallback=fallback,
     )
+    program = engine_program(files, graphs[0].precision, entry, layers, target.gpu)
     return CheckedProgram(ProgramReport(program, None, None, None), {}, {})
 
 

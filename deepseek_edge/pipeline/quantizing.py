@@ -7,9 +7,10 @@ import onnx
 
 from deepseek_edge.artifacts import LayerError, Program, Step
 from deepseek_edge.datasets import Dataset, check_disjoint, load_dataset
+from deepseek_edge.distance import compare_float
 from deepseek_edge.errors import ModelError, ParityError, UsageError
 from deepseek_edge.integer_form import is_quantized
-from deepseek_edge.parity import Reference, Tensors, compare_float
+from deepseek_edge.parity import Reference, Tensors
 from deepseek_edge.pipeline.checking import CheckedProgram, Narrate, Rebuild, check_program
 from deepseek_edge.pipeline.evaluating import Evaluation
 from deepseek_edge.pipeline.given import FineTune, Given, Progress

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deepseek_edge.artifacts import LayerError
-from deepseek_edge.evaluation import signal_to_noise_db
+from deepseek_edge.distance import signal_to_noise_db
 from deepseek_edge.quantization.calibrate import session
 from deepseek_edge.quantization.graph import GraphIndex
 

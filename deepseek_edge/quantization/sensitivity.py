@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from deepseek_edge.evaluation import signal_to_noise_db
+from deepseek_edge.distance import signal_to_noise_db
 from deepseek_edge.quantization.affine import Affine
 from deepseek_edge.quantization.calibrate import session
 from deepseek_edge.quantization.graph import GraphIndex, attribute

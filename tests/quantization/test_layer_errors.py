@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import pytest
 
-from deepseek_edge.parity import compare_float
+from deepseek_edge.distance import compare_float
 from deepseek_edge.quantization import QuantConfig, Quantizer
 from deepseek_edge.quantization.calibrate import session, with_outputs
 from deepseek_edge.quantization.graph import GraphIndex

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from deepseek_edge.distance import compare_float
 from deepseek_edge.errors import InputError, UnsupportedError, UsageError
-from deepseek_edge.parity import compare_float
 from deepseek_edge.quantization import QuantConfig, Quantizer, read_table, write_table
 from deepseek_edge.quantization.calibrate import FewSamplesWarning, session
 from deepseek_edge.quantization.equalize import channel_factors, equalize
