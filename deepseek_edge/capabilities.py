@@ -18,9 +18,9 @@ PINS = {
 }
 # Compilers for GPUs; none needs a GPU. JetPack 5's driver is of CUDA 11 and loads no newer cubins.
 GPU_PACKAGES = {
-    "nvidia-cuda-nvrtc-cu12": "CUDA programs for Jetson Orin and for GPUs of this machine",
-    "nvidia-cuda-nvrtc-cu11": "CUDA programs for Jetson Xavier",
-    "tensorrt-rtx-cu13": "building TensorRT engines without a Jetson, to check graphs",
+    "nvidia-cuda-nvrtc-cu12": ("cuda", "CUDA programs for Jetson Orin and for this machine's GPU"),
+    "nvidia-cuda-nvrtc-cu11": ("cuda", "CUDA programs for Jetson Xavier"),
+    "tensorrt-rtx-cu13": ("tensorrt-rtx", "building engines without a Jetson, to check graphs"),
 }
 QEMU_PROGRAMS = ("qemu-aarch64-static", "qemu-aarch64")
 _INSTALL_QEMU = "sudo apt-get install qemu-user-static"
@@ -55,7 +55,10 @@ def find_capabilities() -> tuple[Capability, ...]:
         _package("torch", None, "models as nn.Module or .pt2", extra="torch"),
         _package("transformers", None, "Hugging Face folders", extra="torch"),
         _package("matplotlib", None, "HTML reports", required=False),
-        *(_package(name, None, purpose, required=False) for name, purpose in GPU_PACKAGES.items()),
+        *(
+            _package(name, None, purpose, extra=extra)
+            for name, (extra, purpose) in GPU_PACKAGES.items()
+        ),
     )
 
 
@@ -86,7 +89,7 @@ def check_gpu_compiler(archs: Iterable[str]) -> None:
         name = nvrtc_package(arch)
         if _version(name) is None:
             raise MissingToolError(
-                f"{name} is needed for {arch}: {GPU_PACKAGES[name]}",
+                f"{name} is needed for {arch}: it makes {GPU_PACKAGES[name][1]}",
                 hint="pip install 'deepseek-edge[cuda]', or leave the GPU out: --cpu-only",
             )
 
