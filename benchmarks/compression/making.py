@@ -34,6 +34,10 @@ from examples.train_fashion import augmentation
 if TYPE_CHECKING:
     import numpy as np
 
+# Share of the training after which all channels that go have faded: what is left needs most of it.
+# With 14 epochs and 0.6, ResNet-50 lost 1.35 points (seed 0).
+_FADED_AT = 0.4
+
 Tell = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
@@ -137,6 +141,8 @@ def _sparsify(
         augmented(workshop.data),
         config,
         target_ratio=experiment.ratio,
+        begin=0.05,
+        end=_FADED_AT,
         example_inputs=(example_input(),),
         loss=distill(network),
     )

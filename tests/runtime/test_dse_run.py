@@ -105,6 +105,23 @@ def test_a_missing_cpu_feature_is_exit_3_and_named(dse_run: Path, tmp_path: Path
     assert result.err == "error: this CPU lacks the feature 'avxvnniint16'\n"
 
 
+def test_the_next_program_runs_where_the_preferred_one_cannot(
+    sanitized: Path, dse_run: Path, members: dict[str, bytes], tmp_path: Path
+) -> None:
+    preferred = program_members(tmp_path, "avxvnniint16")[PROGRAM]
+    both = {"manifest.json": b"{}", "programs/fast/model.so": preferred, **members}
+    path = write(tmp_path / "both.dse", both)
+    cache = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    for _ in range(2):  # the second time too: what stands in isn't kept as the first choice
+        result = run(sanitized, "golden", path, variables=cache)
+        assert result.status == 0
+        assert result.out.startswith("ok cpu-float32 batch1 y max_abs 0 ")
+        assert result.err.startswith("note: fast is passed over: ") and "avxvnniint16" in result.err
+    named = run(dse_run, "golden", path, "--program", "fast")
+    assert named.status == 3 and "avxvnniint16" in named.err
+    assert run(dse_run, "golden", path, "--program", "cpu-float32").err == ""
+
+
 def test_a_library_for_another_machine_is_exit_3(
     dse_run: Path, tmp_path: Path, members: dict[str, bytes]
 ) -> None:

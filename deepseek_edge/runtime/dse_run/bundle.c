@@ -152,11 +152,17 @@ void program_id(const member *program, char id[MAX_NAME + 1]) {
   id[length] = 0;
 }
 
+const member *next_program(const bundle *opened, const member *before) {
+  int first = before ? (int)(before - opened->zip.members) + 1 : 0;
+  for (int i = first; i < opened->zip.n_members; i++)
+    if (is_program(&opened->zip.members[i])) return &opened->zip.members[i];
+  return NULL;
+}
+
 const member *find_program(const bundle *opened, const char *wanted) {
   char id[MAX_NAME + 1];
-  for (int i = 0; i < opened->zip.n_members; i++) {
-    const member *entry = &opened->zip.members[i];
-    if (!is_program(entry)) continue;
+  const member *entry = NULL;
+  while ((entry = next_program(opened, entry))) {
     program_id(entry, id);
     if (!wanted || strcmp(id, wanted) == 0) return entry;
   }

@@ -29,6 +29,9 @@ void read_member(const bundle *opened, const member *entry, void *data);
 /* The library of a program, or the first program's if `id` is NULL; ends if there is none. */
 const member *find_program(const bundle *opened, const char *id);
 
+/* The library of the program behind another one's, or of the first if that is NULL; or NULL. */
+const member *next_program(const bundle *opened, const member *before);
+
 /* The id in "programs/ID/model.so". */
 void program_id(const member *program, char id[MAX_NAME + 1]);
 

@@ -43,6 +43,13 @@ void refuse(const char *format, ...) {
   _exit(EXIT_REFUSED);
 }
 
+void note(const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  complain("note: ", format, arguments);
+  va_end(arguments);
+}
+
 void print(const char *format, ...) {
   char text[1024];
   va_list arguments;

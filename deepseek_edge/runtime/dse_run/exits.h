@@ -16,6 +16,9 @@ void end(int status, const char *format, ...) __attribute__((noreturn, format(pr
 /* end(EXIT_REFUSED, "bundle refused: ...") */
 void refuse(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
+/* Prints "note: ..." on stderr. */
+void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 /* Prints to stdout; ends the process if that can't be written. */
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

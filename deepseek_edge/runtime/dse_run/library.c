@@ -58,10 +58,11 @@ void load_library(library *loaded, int descriptor) {
         loaded->abi_version(), DSE_ABI_VERSION);
 }
 
-dse_model *open_model(const library *loaded, int threads) {
+dse_status open_model(const library *loaded, int threads, dse_model **model) {
   dse_options options = {.struct_size = sizeof options, .threads = threads};
-  dse_model *model;
-  dse_status status = loaded->open(&options, &model);
-  if (status == DSE_OK) return model;
-  end(status == DSE_ERROR_FEATURE ? EXIT_UNSUPPORTED : EXIT_FAILED, "%s", loaded->last_error(NULL));
+  return loaded->open(&options, model);
+}
+
+int is_elsewhere(dse_status status) {
+  return status == DSE_ERROR_FEATURE || status == DSE_ERROR_NO_DEVICE || status == DSE_ERROR_DRIVER;
 }

@@ -20,7 +20,10 @@ int make_memory_file(void);
 /* Loads the library in a descriptor, which nobody else can write any more. */
 void load_library(library *loaded, int descriptor);
 
-/* Opens its model; a missing CPU feature ends the process. */
-dse_model *open_model(const library *loaded, int threads);
+/* Opens its model; last_error(NULL) says what went wrong. */
+dse_status open_model(const library *loaded, int threads, dse_model **model);
+
+/* True if the program is for another CPU, GPU or driver: another one may run here. */
+int is_elsewhere(dse_status status);
 
 #endif

@@ -75,21 +75,46 @@ static int show_verified(void) {
 typedef struct {
   library functions;
   char id[MAX_NAME + 1];
-  int is_cached; /* it had been verified before, since this machine started */
-  int copy;      /* else: what was verified and loaded */
+  int is_cached;   /* it had been verified before, since this machine started */
+  int copy;        /* else: what was verified and loaded */
+  int is_fallback; /* programs that are preferred to it can't run here */
 } program;
+
+static void load_verified(const member *file, program *loaded) {
+  loaded->is_cached = 0;
+  loaded->copy = make_memory_file();
+  verify_members(&opened, file, loaded->copy);
+  program_id(file, loaded->id);
+  load_library(&loaded->functions, loaded->copy);
+}
 
 static void load_program(const arguments *wanted, const cache *place, program *loaded) {
   int known = find_cached(place, loaded->id, sizeof loaded->id);
-  loaded->is_cached = known >= 0;
-  if (!loaded->is_cached) {
-    read_digests(&opened);
-    const member *file = find_program(&opened, wanted->program);
-    loaded->copy = make_memory_file();
-    verify_members(&opened, file, loaded->copy);
-    program_id(file, loaded->id);
+  loaded->is_fallback = 0;
+  if (known >= 0) {
+    loaded->is_cached = 1;
+    load_library(&loaded->functions, known);
+    return;
   }
-  load_library(&loaded->functions, loaded->is_cached ? known : loaded->copy);
+  read_digests(&opened);
+  load_verified(find_program(&opened, wanted->program), loaded);
+}
+
+/* Opens the program, or the next one that can run here if none was named. */
+static dse_model *open_program(const arguments *wanted, program *loaded) {
+  dse_model *model;
+  dse_status status;
+  while ((status = open_model(&loaded->functions, wanted->threads, &model)) != DSE_OK) {
+    const char *reason = loaded->functions.last_error(NULL);
+    if (loaded->is_cached) read_digests(&opened);
+    const member *next = next_program(&opened, find_program(&opened, loaded->id));
+    if (wanted->program || !next || !is_elsewhere(status))
+      end(is_elsewhere(status) ? EXIT_UNSUPPORTED : EXIT_FAILED, "%s", reason);
+    note("%s is passed over: %s", loaded->id, reason);
+    load_verified(next, loaded);
+    loaded->is_fallback = 1;
+  }
+  return model;
 }
 
 static int is_verb(const char *verb) {
@@ -112,7 +137,7 @@ int main(int count, char **words) {
   int status = EXIT_DONE;
   open_cache(&place, opened.zip.descriptor, &opened.status, wanted.program);
   load_program(&wanted, &place, &loaded);
-  dse_model *model = open_model(&loaded.functions, wanted.threads);
+  dse_model *model = open_program(&wanted, &loaded);
   if (strcmp(wanted.verb, "bench") == 0) {
     uint64_t open_ns = dse_now_ns() - start_ns;
     run_bench(loaded.id, &loaded.functions, model, wanted.threads, wanted.runs, open_ns,
@@ -122,7 +147,8 @@ int main(int count, char **words) {
     int good = run_golden(&opened, loaded.id, &loaded.functions, model);
     status = good ? EXIT_DONE : EXIT_FAILED;
   }
-  /* Last, so that the first answer doesn't wait for it. */
-  if (!loaded.is_cached) keep(&place, loaded.copy, loaded.id);
+  /* Last, so that the first answer doesn't wait for it. A program that stands in for another isn't
+   * kept: what was in the way may be gone at the next start. */
+  if (!loaded.is_cached && !loaded.is_fallback) keep(&place, loaded.copy, loaded.id);
   return status;
 }
