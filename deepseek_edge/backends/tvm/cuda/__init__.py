@@ -53,6 +53,7 @@ def compile_cuda_program(
         ModelError: shapes that aren't static or contradict each other.
         MissingToolError: NVRTC is not installed.
     """
+    from deepseek_edge.backends.tvm.cuda.cubin import check_cubin
     from deepseek_edge.backends.tvm.cuda.emit import write_cuda_program
     from deepseek_edge.backends.tvm.cuda.nvrtc import compile_cubin
     from deepseek_edge.backends.tvm.cuda.source import SourceTable
@@ -71,6 +72,7 @@ def compile_cuda_program(
     (work_dir / "kernels.cu").write_text(text, encoding="utf-8")
     is_integer = any(layers.int8 for _, _, _, layers in compiled)
     cubin = compile_cubin(text, gpu.arch, contract=not is_integer)
+    check_cubin(cubin, gpu.arch, kernels.names)
     (work_dir / "kernels.cubin").write_bytes(cubin)
     write_cuda_program(
         [(table, rows) for table, rows, _, _ in compiled], kernels, constants, gpu, work_dir

@@ -12,10 +12,9 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own name for it
 
-from deepseek_edge.backends.tvm.cuda.fusion import DeviceFusion
+from deepseek_edge.backends.tvm.cuda.fusion import DeviceFusion, number_of
 from deepseek_edge.backends.tvm.cuda.threads import FENCE, as_stored, memory_type, number_type
 from deepseek_edge.backends.tvm.graph import Value
-from deepseek_edge.backends.tvm.schedules.arithmetic import constant_vector
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Expr,
     device_code,
@@ -44,7 +43,7 @@ class _ValueFusion(DeviceFusion):
 
     def _operand(self, value: Value, row: Expr, column: Expr, lanes: int) -> Expr:
         if value.data is not None and value.elements == 1:
-            return constant_vector(value.data, lanes)
+            return number_of(value)
         argument = self.arguments[value]
         return tirx.NE(argument, literal(0, "int8", 1)) if value.dtype == "bool" else argument
 

@@ -58,7 +58,7 @@ def emulate(folder: Path) -> Path:
         "}\n"
     )
     zig(
-        ["c++", "-std=c++17", "-shared", "-fPIC", "-O1", "-g", "-w", "-ffp-contract=off"]
+        ["c++", "-std=c++17", "-shared", "-fPIC", "-O1", "-g0", "-w", "-ffp-contract=off"]
         + ["-fno-strict-aliasing", "-fno-exceptions", "-fno-rtti", "-nostdlib++"]
         + [f"-I{HERE}", "-o", "emulated.so", "emulated.cpp"],
         cwd=folder,

@@ -69,10 +69,21 @@ int cuDeviceGet(int32_t *d, int32_t i) { ENTER; *d = i; return 0; }
 int cuDeviceGetAttribute(int32_t *v, int32_t what, int32_t d) {
   ENTER; (void)d; *v = what == 75 ? fake.sm / 10 : fake.sm % 10; return 0;
 }
-int cuDevicePrimaryCtxRetain(void **c, int32_t d) { ENTER; (void)d; return make(c, 1); }
 static void *retained;
-int cuDevicePrimaryCtxRelease_v2(int32_t d) { (void)d; enter(__func__); free(retained); retained = NULL; fake.live--; return 0; }
-int cuCtxPushCurrent_v2(void *c) { ENTER; retained = c; fake.pushed++; return 0; }
+int cuDevicePrimaryCtxRetain(void **c, int32_t d) {
+  ENTER;
+  (void)d;
+  make(&retained, 1);
+  *c = retained;
+  return 0;
+}
+int cuDevicePrimaryCtxRelease_v2(int32_t d) { (void)d; enter(__func__); return drop(retained); }
+int cuCtxPushCurrent_v2(void *c) {
+  ENTER;
+  if (c != retained) return 201;
+  fake.pushed++;
+  return 0;
+}
 int cuCtxPopCurrent_v2(void **c) { enter(__func__); *c = retained; fake.pushed--; return 0; }
 int cuModuleLoadData(void **m, const void *image) {
   ENTER;
