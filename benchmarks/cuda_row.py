@@ -1,7 +1,7 @@
 """The part of ``benchmarks.cuda`` that runs on the machine with the GPU.
 
 That machine needs Python and numpy, and torch and torchvision for the comparison; this package and
-its dependencies it doesn't need: programs come compiled, with the inputs and the outputs that onnxruntime computed.
+its dependencies it doesn't need: programs come compiled, with what onnxruntime computed.
 
 ``python3 cuda_row.py FOLDER --out DIR [--torch]``: runs each folder of FOLDER that has a
 ``model.so`` and writes ``DIR/rows.json`` and ``DIR/outputs.npz``.
@@ -101,9 +101,7 @@ class Model:
     def run_timed(self, entry: int, steps: int) -> list[int]:
         """Nanoseconds of each step."""
         times = (ctypes.c_uint64 * steps)()
-        self.check(
-            self._library.dse_run_timed(self._model, entry, times, ctypes.c_size_t(steps))
-        )
+        self.check(self._library.dse_run_timed(self._model, entry, times, ctypes.c_size_t(steps)))
         return list(times)
 
     def step(self, entry: int, number: int) -> tuple[str, str]:
@@ -136,7 +134,8 @@ def run_folder(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     start = time.perf_counter()
     model = Model(folder / "model.so")
     open_ms = (time.perf_counter() - start) * 1e3
-    rows, outputs = [], {}
+    rows: list[dict[str, Any]] = []
+    outputs: dict[str, Any] = {}
     for number, entry in enumerate(model.entries()):
         name = entry.name.decode()
         for i in range(entry.inputs):
@@ -185,7 +184,7 @@ def _error(expected: Any, actual: Any) -> float:
 
 
 def torch_rows(batches: tuple[int, ...] = (1, 8)) -> list[dict[str, Any]]:
-    """torchvision's networks: half floats, channels last, captured as a CUDA graph."""
+    """The networks of torchvision: half floats, channels last, captured as a CUDA graph."""
     import torch
     import torchvision
 

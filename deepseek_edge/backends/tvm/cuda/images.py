@@ -114,9 +114,7 @@ def resize(node: Node, fusion: DeviceFusion) -> Launch:
         fusion.finish(total, pixel, channel, 1)
 
     count = out.elements
-    return launch_threads(
-        [x, *tables, *fusion.tensors], count, body, work=count * taps_y * taps_x
-    )
+    return launch_threads([x, *tables, *fusion.tensors], count, body, work=count * taps_y * taps_x)
 
 
 def conv_transpose(node: Node, fusion: DeviceFusion) -> Launch:

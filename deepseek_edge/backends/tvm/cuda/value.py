@@ -67,7 +67,9 @@ class Epilogue:
     sum_type: str
 
     @classmethod
-    def of(cls, fusion: DeviceFusion, tables: Mapping[str, Value | None], sum_type: str) -> Any:
+    def of(
+        cls, fusion: DeviceFusion, tables: Mapping[str, Value | None], sum_type: str
+    ) -> "Epilogue":
         """Leaves out tables that are None."""
         kept = {name: value for name, value in tables.items() if value is not None}
         return cls(_ValueFusion(fusion.step, fusion.target), kept, sum_type)
@@ -78,25 +80,24 @@ class Epilogue:
         return [*self.tables.values(), *self.fusion.tensors]
 
     def function(self) -> Any:
-        """void value(Out *out, sum, one number a table, one an operand)."""
-        with device_code(FENCE), IRBuilder() as builder:
-            with T.prim_func():
-                T.func_name("kernel")
-                T.func_attr({"calling_conv": 2, "global_symbol": "kernel", "tirx.noalias": True})
-                kind = memory_type(self.fusion.out)
-                pointer = T.arg("out", T.ptr(kind))
-                total = T.arg("sum", getattr(T, self.sum_type)())
-                tables = {
-                    name: T.arg(f"c{i}", getattr(T, value.dtype)())
-                    for i, (name, value) in enumerate(self.tables.items())
-                }
-                operands = {
-                    value: T.arg(f"o{i}", getattr(T, _argument_type(value))())
-                    for i, value in enumerate(self.fusion.operands)
-                }
-                self.fusion.argue(T.decl_buffer((1,), kind, data=pointer), operands)
-                result = scaled(total, tables) if self.sum_type == "int32" else biased(total, tables)
-                self.fusion.finish(result, index(0), index(0), 1)
+        """In C: void (Out *out, sum, one number a table, one an operand)."""
+        with device_code(FENCE), IRBuilder() as builder, T.prim_func():
+            T.func_name("kernel")
+            T.func_attr({"calling_conv": 2, "global_symbol": "kernel", "tirx.noalias": True})
+            kind = memory_type(self.fusion.out)
+            pointer = T.arg("out", T.ptr(kind))
+            total = T.arg("sum", getattr(T, self.sum_type)())
+            tables = {
+                name: T.arg(f"c{i}", getattr(T, value.dtype)())
+                for i, (name, value) in enumerate(self.tables.items())
+            }
+            operands = {
+                value: T.arg(f"o{i}", getattr(T, _argument_type(value))())
+                for i, value in enumerate(self.fusion.operands)
+            }
+            self.fusion.argue(T.decl_buffer((1,), kind, data=pointer), operands)
+            result = scaled(total, tables) if self.sum_type == "int32" else biased(total, tables)
+            self.fusion.finish(result, index(0), index(0), 1)
         return builder.get()
 
     def text(self, first: int, columns: int, width: int) -> str:
@@ -190,5 +191,3 @@ def _merged(terms: list[tuple[int, int, int]], rows: int) -> list[str]:
         + f") * {step}"
         for inner, size, step in runs
     ]
-
-

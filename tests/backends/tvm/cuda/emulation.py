@@ -1,6 +1,7 @@
 """CUDA programs run here: their kernels on the CPU, under a libcuda.so.1 of ours."""
 
 import ctypes
+import dataclasses
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -18,25 +19,30 @@ from deepseek_edge.target import Gpu, Target, load_target
 from deepseek_edge.toolchain import zig
 
 HERE = Path(__file__).parent
-_ENTRY = re.compile(r'^extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\((.*)\) \{', re.M)
+_ENTRY = re.compile(
+    r'^extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\((.*)\) \{', re.M
+)
+
+
+_FLAGS = (
+    *("-std=c++17", "-shared", "-fPIC", "-O1", "-g0", "-w"),
+    *("-ffp-contract=off", "-fno-strict-aliasing"),
+    *("-fno-exceptions", "-fno-rtti", "-nostdlib++"),
+)
 
 
 @cache
 def gpu_target(arch: str = "sm_90", multiprocessors: int = 132) -> Target:
     """This machine with such a GPU."""
-    import dataclasses
-
     return dataclasses.replace(load_target("host"), gpu=Gpu(arch, multiprocessors))
 
 
 @cache
 def driver(folder: Path) -> ctypes.CDLL:
     """The driver that programs of this process get from now on; ``folder`` has to stay."""
-    zig(
-        ["cc", "-shared", "-fPIC", "-O1", "-g0", "-Wl,-soname,libcuda.so.1", "-o", "libcuda.so.1"]
-        + [str(HERE / "fake_libcuda.c"), "-ldl"],
-        cwd=folder,
-    )
+    flags = ["-shared", "-fPIC", "-O1", "-g0", "-Wl,-soname,libcuda.so.1"]
+    output = ["-o", "libcuda.so.1", str(HERE / "fake_libcuda.c"), "-ldl"]
+    zig(["cc", *flags, *output], cwd=folder)
     library = ctypes.CDLL(str(folder / "libcuda.so.1"))
     library.fake_last.restype = ctypes.c_char_p
     return library
@@ -54,15 +60,12 @@ def emulate(folder: Path) -> Path:
         f'extern "C" const emulated::Kernel kernels[] = {{{", ".join(rows)}, {{}}}};\n'
         'extern "C" int launch(const emulated::Kernel *kernel, const uint32_t *grid, '
         "uint32_t block, uint32_t shared, void **arguments) {\n"
-        "  return emulated::launch(kernel, {grid[0], grid[1], grid[2]}, block, shared, arguments);\n"
+        "  dim3 blocks = {grid[0], grid[1], grid[2]};\n"
+        "  return emulated::launch(kernel, blocks, block, shared, arguments);\n"
         "}\n"
     )
-    zig(
-        ["c++", "-std=c++17", "-shared", "-fPIC", "-O1", "-g0", "-w", "-ffp-contract=off"]
-        + ["-fno-strict-aliasing", "-fno-exceptions", "-fno-rtti", "-nostdlib++"]
-        + [f"-I{HERE}", "-o", "emulated.so", "emulated.cpp"],
-        cwd=folder,
-    )
+    output = [f"-I{HERE}", "-o", "emulated.so", "emulated.cpp"]
+    zig(["c++", *_FLAGS, *output], cwd=folder)
     return folder / "emulated.so"
 
 

@@ -28,7 +28,7 @@ def test_the_code_of_xavier_comes_from_the_toolkit_that_its_driver_knows() -> No
 
 
 def test_text_that_does_not_compile_is_refused_with_the_compilers_words() -> None:
-    with pytest.raises(DeepSeekEdgeError, match="NVRTC refused the kernels: .*nonsense"):
+    with pytest.raises(DeepSeekEdgeError, match=r"NVRTC refused the kernels: .*nonsense"):
         compile_cubin('extern "C" __global__ void f() { nonsense; }', "sm_87", contract=True)
 
 
@@ -53,7 +53,7 @@ def test_code_for_another_gpu_or_without_a_kernel_is_refused() -> None:
 def test_a_cubin_that_is_cut_off_anywhere_is_refused() -> None:
     cubin = compile_cubin(ADD, "sm_87", contract=True)
     for length in (0, 4, 63, 64, len(cubin) // 2):
-        with pytest.raises(DeepSeekEdgeError, match="cut off|no ELF"):
+        with pytest.raises(DeepSeekEdgeError, match=r"cut off|no ELF"):
             read_cubin(cubin[:length])
     with pytest.raises(DeepSeekEdgeError, match="no ELF file for CUDA"):
         read_cubin(b"\0" * len(cubin))
