@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import re
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -38,14 +39,16 @@ def gpu_target(arch: str = "sm_90", multiprocessors: int = 132) -> Target:
 
 
 @cache
-def driver(folder: Path) -> ctypes.CDLL:
-    """The driver that programs of this process get from now on; ``folder`` has to stay."""
-    flags = ["-shared", "-fPIC", "-O1", "-g0", "-Wl,-soname,libcuda.so.1"]
-    output = ["-o", "libcuda.so.1", str(HERE / "fake_libcuda.c"), "-ldl"]
-    zig(["cc", *flags, *output], cwd=folder)
-    library = ctypes.CDLL(str(folder / "libcuda.so.1"))
-    library.fake_last.restype = ctypes.c_char_p
-    return library
+def driver() -> ctypes.CDLL:
+    """The driver that programs of this process get from now on.
+
+    A process has one library of this name, however many files there are.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["-shared", "-fPIC", "-O1", "-g0", "-Wl,-soname,libcuda.so.1"]
+        output = ["-o", "libcuda.so.1", str(HERE / "fake_libcuda.c"), "-ldl"]
+        zig(["cc", *flags, *output], cwd=Path(folder))
+        return ctypes.CDLL(f"{folder}/libcuda.so.1")
 
 
 def emulate(folder: Path) -> Path:
@@ -93,7 +96,7 @@ def computed(
 ) -> dict[str, NDArray[Any]]:
     """What the CUDA program answers; the second run replays the graph, and must say the same."""
     target = target or gpu_target()
-    fake = driver(folder.parent)
+    fake = driver()
     program = compiled(model, folder, target, precision=precision)
     assert target.gpu is not None
     fake.fake_reset(13000, int(target.gpu.arch.removeprefix("sm_")))
