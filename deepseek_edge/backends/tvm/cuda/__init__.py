@@ -66,10 +66,7 @@ def compile_cuda_program(
         for batch in batches
     ]
     progress("compile kernels", 0, kernels.count)
-    is_integer = any(layers.int8 for _, _, _, layers in compiled)
-    (work_dir / "kernels.cubin").write_bytes(
-        _cubin(kernels, gpu, work_dir, contract=not is_integer)
-    )
+    (work_dir / "kernels.cubin").write_bytes(_cubin(kernels, gpu, work_dir))
     rows = [(table, launches) for table, launches, _, _ in compiled]
     write_cuda_program(rows, kernels, constants, gpu, work_dir)
     progress("link", 0, 1)
@@ -84,14 +81,14 @@ def compile_cuda_program(
     return _program(library, entries, constants.size_bytes, precision)
 
 
-def _cubin(kernels: "SourceTable", gpu: Gpu, work_dir: Path, *, contract: bool) -> bytes:
+def _cubin(kernels: "SourceTable", gpu: Gpu, work_dir: Path) -> bytes:
     """The kernels' machine code, checked; their text stays in the folder."""
     from deepseek_edge.backends.tvm.cuda.cubin import check_cubin
     from deepseek_edge.backends.tvm.cuda.nvrtc import compile_cubin
 
     text = kernels.text()
     (work_dir / "kernels.cu").write_text(text, encoding="utf-8")
-    cubin = compile_cubin(text, gpu.arch, contract=contract)
+    cubin = compile_cubin(text, gpu.arch)
     check_cubin(cubin, gpu.arch, kernels.names)
     return cubin
 

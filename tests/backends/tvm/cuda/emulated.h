@@ -13,6 +13,7 @@
 #define __global__
 #define __device__
 #define __forceinline__ inline
+#define __shared__ static  // blocks run one after the other
 #define __launch_bounds__(n)
 #define DSE_DEVICE static inline
 #define DSE_SHARED_MEMORY(name) unsigned char *name = emulated::shared
@@ -112,7 +113,10 @@ static inline uint16_t dse_half(float value) {
   memcpy(&bits, &half, 2);
   return bits;
 }
-static inline float dse_rounded(float value) { return value; }
+static inline float dse_rounded(float value) {
+  volatile float kept = value;
+  return kept;
+}
 template <class T>
 static inline T dse_shuffle(T value, int distance) {
   return emulated::exchange(value)[emulated::current % 32 ^ distance];

@@ -27,7 +27,7 @@ _ENTRY = re.compile(
 
 _FLAGS = (
     *("-std=c++17", "-shared", "-fPIC", "-O1", "-g0", "-w"),
-    *("-ffp-contract=off", "-fno-strict-aliasing"),
+    *("-mcpu=native", "-ffp-contract=fast", "-fno-strict-aliasing"),
     *("-fno-exceptions", "-fno-rtti", "-nostdlib++"),
 )
 

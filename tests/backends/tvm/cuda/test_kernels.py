@@ -63,6 +63,10 @@ def add_windows_and_rows(c: Cases) -> None:
     c.add("LayerNormalization", normal(3, 50), Const(normal(50)), Const(normal(50)))
     c.add("ReduceMax", normal(3, 40), axes=[1])
     c.add("ReduceMean", normal(3, 4, 5), axes=[0, 1])
+    c.add("ReduceSum", normal(2, 1500), Const(np.array([1], np.int64)))
+    c.add("Softmax", normal(2, 1500), axis=1)
+    c.add("GlobalAveragePool", normal(2, 40, 10, 9))
+    c.add("ReduceMin", normal(2, 70, 33), axes=[1])
     c.add("ArgMax", normal(3, 40), axis=1)
 
 
