@@ -51,7 +51,7 @@ def add_products(c: Cases) -> None:
 
 
 def add_windows_and_rows(c: Cases) -> None:
-    window = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+    window: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
     c.add("MaxPool", normal(1, 4, 9, 9), **window)
     c.add("AveragePool", normal(1, 4, 9, 9), **window)
     c.add("GlobalAveragePool", normal(1, 8, 7, 7))
