@@ -132,7 +132,9 @@ def prepare(
     """Everything that comes before schedules: the graph, its steps, and how layers compute.
 
     Args:
-        model, target, batch: as :func:`compile_program`.
+        model: as :func:`compile_program` takes it.
+        target: likewise.
+        batch: of this entry.
         storage: how int8 activations lie in memory; None: as the target's CPU multiplies them.
 
     Raises:

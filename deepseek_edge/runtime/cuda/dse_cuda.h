@@ -109,7 +109,7 @@ typedef struct {
   cu_event *events;    /* one more than the longest entry has steps */
   int32_t n_events;
   cu_graph_exec *graphs;     /* by entry; NULL while there is none */
-  unsigned char *is_plain;   /* by entry: it can't be captured, or wasn't yet */
+  unsigned char *was_captured; /* by entry: it was tried, with a graph or without */
   cu_function *functions;    /* by kernel */
 } cuda_model;
 

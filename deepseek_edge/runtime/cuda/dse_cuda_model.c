@@ -32,7 +32,7 @@ static cuda_model *map_model(char *error) {
   model->graphs = (cu_graph_exec *)(memory + graphs);
   model->events = (cu_event *)(memory + events);
   model->n_events = n_events;
-  model->is_plain = memory + flags;
+  model->was_captured = memory + flags;
   return model;
 }
 

@@ -69,11 +69,11 @@ static dse_status enqueue(cuda_model *model, int32_t e, int timed) {
   return DSE_OK;
 }
 
-/* Leaves a graph in its place, or the entry marked as plain. */
+/* Leaves a graph in its place; without one the entry is launched step by step for good. */
 static void capture(cuda_model *model, int32_t e) {
   const cuda_driver *driver = &model->driver;
   cu_graph graph = NULL;
-  model->is_plain[e] = 1;
+  model->was_captured[e] = 1;
   if (driver->begin_capture(model->stream, CU_CAPTURE_THREAD_LOCAL) != CU_SUCCESS) return;
   dse_status status = enqueue(model, e, 0);
   cu_result ended = driver->end_capture(model->stream, &graph);
@@ -103,7 +103,7 @@ static dse_status run_once(cuda_model *model, int32_t e, uint64_t *step_ns) {
   if (status != DSE_OK) return status;
   TRY(model, wait, "cuStreamSynchronize", model->stream);
   if (step_ns) return read_times(model, e, step_ns);
-  if (!model->is_plain[e]) capture(model, e);
+  if (!model->was_captured[e]) capture(model, e);
   return DSE_OK;
 }
 

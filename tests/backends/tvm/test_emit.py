@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepseek_edge.backends.tvm.emit import Constants, EntryTable, StepRow, _quoted, write_program
+from deepseek_edge.backends.tvm.emit import Constants, EntryTable, StepRow, quoted, write_program
 from deepseek_edge.backends.tvm.graph import Scratch, Value, constant
 from deepseek_edge.backends.tvm.memory import Arena
 
@@ -25,9 +25,9 @@ def test_no_constants_are_no_empty_file(tmp_path: Path) -> None:
 
 
 def test_strings_are_plain_c() -> None:
-    assert _quoted("conv1/out") == '"conv1/out"'
-    assert _quoted('a"b\\c?d') == '"a\\042b\\134c\\077d"'
-    assert _quoted("é\n") == '"\\303\\251\\012"'
+    assert quoted("conv1/out") == '"conv1/out"'
+    assert quoted('a"b\\c?d') == '"a\\042b\\134c\\077d"'
+    assert quoted("é\n") == '"\\303\\251\\012"'
 
 
 def test_the_table_lists_steps_tensors_and_offsets(tmp_path: Path) -> None:

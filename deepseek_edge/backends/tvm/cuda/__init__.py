@@ -54,7 +54,6 @@ def compile_cuda_program(
         MissingToolError: NVRTC is not installed.
     """
     from deepseek_edge.backends.tvm.cuda.emit import write_cuda_program
-    from deepseek_edge.backends.tvm.cuda.nvrtc import compile_cubin
     from deepseek_edge.backends.tvm.cuda.source import SourceTable
     from deepseek_edge.backends.tvm.emit import Constants
     from deepseek_edge.backends.tvm.link import link_program
@@ -67,14 +66,9 @@ def compile_cuda_program(
         for batch in batches
     ]
     progress("compile kernels", 0, kernels.count)
-    text = kernels.text()
-    (work_dir / "kernels.cu").write_text(text, encoding="utf-8")
-    is_integer = any(layers.int8 for _, _, _, layers in compiled)
-    cubin = compile_cubin(text, gpu.arch, contract=not is_integer)
-    (work_dir / "kernels.cubin").write_bytes(cubin)
-    write_cuda_program(
-        [(table, rows) for table, rows, _, _ in compiled], kernels, constants, gpu, work_dir
-    )
+    (work_dir / "kernels.cubin").write_bytes(_cubin(kernels, gpu, work_dir))
+    rows = [(table, launches) for table, launches, _, _ in compiled]
+    write_cuda_program(rows, kernels, constants, gpu, work_dir)
     progress("link", 0, 1)
     library = link_program(
         work_dir,
@@ -85,6 +79,18 @@ def compile_cuda_program(
     )
     entries = [(table, entry, layers) for table, _, entry, layers in compiled]
     return _program(library, entries, constants.size_bytes, precision)
+
+
+def _cubin(kernels: "SourceTable", gpu: Gpu, work_dir: Path) -> bytes:
+    """The kernels' machine code, checked; their text stays in the folder."""
+    from deepseek_edge.backends.tvm.cuda.cubin import check_cubin
+    from deepseek_edge.backends.tvm.cuda.nvrtc import compile_cubin
+
+    text = kernels.text()
+    (work_dir / "kernels.cu").write_text(text, encoding="utf-8")
+    cubin = compile_cubin(text, gpu.arch)
+    check_cubin(cubin, gpu.arch, kernels.names)
+    return cubin
 
 
 def _gpu(target: Target) -> Gpu:

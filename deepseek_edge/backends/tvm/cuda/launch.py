@@ -10,7 +10,7 @@ from deepseek_edge.target import Target
 MOST_COUNTERS = 4096
 THREADS = 256  # of a block, where nothing asks for another number
 # A block's shared memory: CUDA C++ Programming Guide, compute capabilities
-# (https://docs.nvidia.com/cuda/cuda-c-programming-guide/, read 2026-11-27), the least of each major.
+# (https://docs.nvidia.com/cuda/cuda-c-programming-guide/, read 2026-11-27): each major's least.
 _SHARED_BYTES = {7: 96 << 10, 8: 99 << 10, 9: 227 << 10}
 
 

@@ -47,13 +47,12 @@ def toolkit_of(arch: str) -> Toolkit:
     return _TOOLKITS[nvrtc_package(arch)]
 
 
-def compile_cubin(text: str, arch: str, *, contract: bool) -> bytes:
+def compile_cubin(text: str, arch: str) -> bytes:
     """Compile to an ELF file with machine code for exactly this GPU.
 
     Args:
         text: CUDA C++ that includes nothing.
         arch: e.g. "sm_87".
-        contract: products may be fused with additions (they aren't rounded in between then).
 
     Raises:
         MissingToolError: NVRTC isn't installed.
@@ -70,7 +69,8 @@ def compile_cubin(text: str, arch: str, *, contract: bool) -> bytes:
             f"--gpu-architecture={arch}",
             "--std=c++17",
             "--device-as-default-execution-space",  # generic lambdas have no place to say so
-            f"--fmad={'true' if contract else 'false'}",
+            # As LLVM on the CPU: products and sums are one operation, but for dse_rounded's.
+            "--fmad=true",
         ]
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         if nvrtc.nvrtcCompileProgram(program, len(options), array) != 0:

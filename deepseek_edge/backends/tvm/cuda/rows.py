@@ -1,4 +1,4 @@
-"""Reductions, softmax and layer normalization on a GPU: a warp a row, or a thread a column."""
+"""Reductions, softmax, layer normalization on a GPU: a team of threads a row, warps a column."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,16 +8,17 @@ from tvm import tirx
 from deepseek_edge.backends.tvm.cuda.fusion import DeviceFusion
 from deepseek_edge.backends.tvm.cuda.launch import Launch
 from deepseek_edge.backends.tvm.cuda.threads import (
+    COLUMN_WARPS,
+    Team,
     Tensor,
+    launch_columns,
+    launch_rows,
     launch_threads,
-    launch_warps,
     load_number,
     number_type,
-    of_warp,
-    over_row,
 )
 from deepseek_edge.backends.tvm.graph import Node
-from deepseek_edge.backends.tvm.schedules.functions import exp, fconst, log
+from deepseek_edge.backends.tvm.schedules.functions import converted, exp, fconst, log
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Expr,
     bind,
@@ -29,16 +30,18 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     store,
     when,
 )
+from deepseek_edge.backends.tvm.schedules.lowering import ceil_div
 from deepseek_edge.backends.tvm.schedules.reduction import COMBINE, mean_and_scale, start_of
 
 Tensors = Sequence[Tensor]
-_OF_WARP = {
-    "ReduceMean": "dse_warp_sum",
-    "ReduceSum": "dse_warp_sum",
-    "ReduceMax": "dse_warp_max",
-    "ReduceMin": "dse_warp_min",
-    "ReduceProd": "dse_warp_product",
+_FUNCTION = {
+    "ReduceMean": "sum",
+    "ReduceSum": "sum",
+    "ReduceMax": "max",
+    "ReduceMin": "min",
+    "ReduceProd": "product",
 }
+_MANY = 64  # elements of a column from which several warps share it
 
 
 def reduce(node: Node, fusion: DeviceFusion) -> Launch:
@@ -49,6 +52,9 @@ def reduce(node: Node, fusion: DeviceFusion) -> Launch:
     dtype = number_type(node.output)
     if inner == 1 and dtype == "float32":
         return _reduce_rows(node, fusion, count)
+
+    if count >= _MANY:
+        return _reduce_columns(node, fusion, (node.output.elements // inner, count, inner))
 
     def body(tensors: Tensors, number: Expr) -> None:
         source, *rest = tensors
@@ -67,35 +73,68 @@ def reduce(node: Node, fusion: DeviceFusion) -> Launch:
     return launch_threads(tensors, outputs, body, work=outputs * count)
 
 
+def _reduce_columns(node: Node, fusion: DeviceFusion, sizes: tuple[int, int, int]) -> Launch:
+    """Neighbouring threads read neighbouring columns; the warps' results are combined in order."""
+    _, count, inner = sizes
+    dtype, combine = number_type(node.output), COMBINE[node.op]
+
+    def body(tensors: Tensors, number: Expr, warp: Expr, gather: Callable[[Expr], Expr]) -> None:
+        source, *rest = tensors
+        fusion.take(rest)
+        total = local(dtype, 1)
+        store(total, 0, 1, start_of(node.op, dtype, 1))
+        with when(number >= index(0)), loop(ceil_div(count, COLUMN_WARPS)) as step:
+            r = bind(step * index(COLUMN_WARPS) + warp)
+            with when(r < index(count)):
+                outer = tirx.indexdiv(number, index(inner)) * index(count * inner)
+                at = bind(outer + r * index(inner) + tirx.indexmod(number, index(inner)))
+                value = load_number(node, source, at, scaled=False)
+                store(total, 0, 1, combine(load(total, 0, 1), value))
+        of_warp = gather(load(total, 0, 1))
+        with when(tirx.And(tirx.EQ(warp, index(0)), number >= index(0))):
+            for other in range(1, COLUMN_WARPS):
+                store(total, 0, 1, combine(load(total, 0, 1), of_warp(other)))
+            result = once(mean_and_scale(node, load(total, 0, 1), count, 1))
+            fusion.finish_flat(result, number)
+
+    tensors = [node.value(0), *fusion.tensors]
+    work = node.output.elements * count
+    return launch_columns(tensors, sizes, body, dtype=dtype, work=work)
+
+
 def _reduce_rows(node: Node, fusion: DeviceFusion, count: int) -> Launch:
-    def body(tensors: Tensors, row: Expr, lane: Expr) -> None:
+    def body(tensors: Tensors, row: Expr, team: Team) -> None:
         source, *rest = tensors
         fusion.take(rest)
         base = bind(row * index(count))
         total = _fold(
             count,
-            lane,
+            team,
             node.op,
             lambda at: load_number(node, source, base + at, scaled=False),
         )
-        with when(tirx.EQ(lane, index(0))):
+        with when(tirx.EQ(team.member, index(0))):
             fusion.finish_flat(once(mean_and_scale(node, total, count, 1)), row)
 
     tensors = [node.value(0), *fusion.tensors]
     rows = node.output.elements
-    return launch_warps(tensors, rows, body, work=rows * count)
+    return launch_rows(tensors, rows, count, body, work=rows * count)
 
 
-def _fold(count: int, lane: Expr, op: str, value: Callable[[Expr], Expr]) -> Expr:
-    """Combine float32 ``value(at)`` over [0, count) to one number that all lanes get."""
-    total = local("float32", 1)
-    store(total, 0, 1, start_of(op, "float32", 1))
-    over_row(
+def _fold(count: int, team: Team, op: str, value: Callable[[Expr], Expr]) -> Expr:
+    """Combine float32 ``value(at)`` over [0, count) to one number that all of a team get."""
+    # A float32 sum in another order than the CPU's may fall to the other side of a rounding to
+    # int8; one in float64 is the nearest float32, as near as any order comes.
+    kind = "float64" if _FUNCTION[op] == "sum" else "float32"
+    total = local(kind, 1)
+    store(total, 0, 1, start_of(op, kind, 1))
+    team.over_row(
         count,
-        lane,
-        lambda at: store(total, 0, 1, COMBINE[op](load(total, 0, 1), value(at))),
+        lambda at: store(
+            total, 0, 1, COMBINE[op](load(total, 0, 1), converted(value(at), 1, kind))
+        ),
     )
-    return of_warp(_OF_WARP[op], load(total, 0, 1))
+    return team.combined(_FUNCTION[op], load(total, 0, 1))
 
 
 def softmax(node: Node, fusion: DeviceFusion) -> Launch:
@@ -104,7 +143,7 @@ def softmax(node: Node, fusion: DeviceFusion) -> Launch:
     rows = node.output.elements // count
     is_log = node.op == "LogSoftmax"
 
-    def body(tensors: Tensors, row: Expr, lane: Expr) -> None:
+    def body(tensors: Tensors, row: Expr, team: Team) -> None:
         source, *rest = tensors
         fusion.take(rest)
         base = bind(row * index(count))
@@ -112,18 +151,18 @@ def softmax(node: Node, fusion: DeviceFusion) -> Launch:
         def number(at: Expr) -> Expr:
             return once(load_number(node, source, base + at))
 
-        peak = _fold(count, lane, "ReduceMax", number)
-        total = _fold(count, lane, "ReduceSum", lambda at: exp(number(at) - peak, 1))
+        peak = _fold(count, team, "ReduceMax", number)
+        total = _fold(count, team, "ReduceSum", lambda at: exp(number(at) - peak, 1))
         shift = once(peak + log(total, 1) if is_log else fconst(1.0, 1) / total)
 
         def write(at: Expr) -> None:
             x = number(at)
             fusion.finish(x - shift if is_log else exp(x - peak, 1) * shift, row, at, 1)
 
-        over_row(count, lane, write)
+        team.over_row(count, write)
 
     tensors = [node.value(0), *fusion.tensors]
-    return launch_warps(tensors, rows, body, work=rows * count * 24)
+    return launch_rows(tensors, rows, count, body, work=rows * count * 24)
 
 
 def layer_norm(node: Node, fusion: DeviceFusion) -> Launch:
@@ -133,7 +172,7 @@ def layer_norm(node: Node, fusion: DeviceFusion) -> Launch:
     scale, shift = node.value(1), node.optional(2)
     extra = [scale] if shift is None else [scale, shift]
 
-    def body(tensors: Tensors, row: Expr, lane: Expr) -> None:
+    def body(tensors: Tensors, row: Expr, team: Team) -> None:
         source, gamma, *rest = tensors
         fusion.take(rest[len(extra) - 1 :])
         base = bind(row * index(count))
@@ -141,13 +180,13 @@ def layer_norm(node: Node, fusion: DeviceFusion) -> Launch:
         def number(at: Expr) -> Expr:
             return load_number(node, source, base + at)
 
-        mean = once(_fold(count, lane, "ReduceSum", number) * fconst(1 / count, 1))
+        mean = once(_fold(count, team, "ReduceSum", number) * fconst(1 / count, 1))
 
         def square(at: Expr) -> Expr:
             x = once(number(at) - mean)
             return x * x
 
-        variance = _fold(count, lane, "ReduceSum", square) * fconst(1 / count, 1)
+        variance = _fold(count, team, "ReduceSum", square) * fconst(1 / count, 1)
         epsilon = fconst(node.attrs.get("epsilon", 1e-5), 1)
         share = once(fconst(1.0, 1) / tirx.sqrt(variance + epsilon))
 
@@ -155,10 +194,10 @@ def layer_norm(node: Node, fusion: DeviceFusion) -> Launch:
             value = (number(at) - mean) * share * gamma.load(at)
             fusion.finish(value + rest[0].load(at) if shift is not None else value, row, at, 1)
 
-        over_row(count, lane, write)
+        team.over_row(count, write)
 
     tensors = [node.value(0), *extra, *fusion.tensors]
-    return launch_warps(tensors, rows, body, work=rows * count * 4)
+    return launch_rows(tensors, rows, count, body, work=rows * count * 4)
 
 
 def extreme_place(node: Node) -> Launch:

@@ -8,6 +8,7 @@ from deepseek_edge.backends.tvm.fuse import FusedStep
 from deepseek_edge.backends.tvm.operators import check_supported, is_reduction
 from deepseek_edge.backends.tvm.schedules import MAX_TENSORS
 from deepseek_edge.backends.tvm.schedules.elementwise import collapse
+from deepseek_edge.backends.tvm.schedules.kernel import Expr
 from deepseek_edge.errors import UnsupportedError
 
 _FUSING = {
@@ -75,7 +76,7 @@ def elementwise(fusion: DeviceFusion) -> Launch:
     collapse(fusion)
     count = fusion.out.elements
 
-    def body(tensors: movement.Tensors, number: movement.Expr) -> None:
+    def body(tensors: movement.Tensors, number: Expr) -> None:
         fusion.take(tensors)
         fusion.finish_flat(None, number)
 

@@ -29,6 +29,8 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
 from deepseek_edge.backends.tvm.schedules.lowering import ceil_div
 
 WARP = 32
+LONG_ROW = 1024  # elements from which a row gets a whole block
+COLUMN_WARPS = 16
 FENCE = "dse_rounded"  # in prelude.cuh, as the other functions named here
 MEMORY_TYPE = {"bool": "int8", "float16": "uint16"}
 
@@ -123,38 +125,90 @@ def launch_threads(
     return Launch(made[0], tuple(tensors), (grid, 1, 1), work)
 
 
-def launch_warps(
+@dataclass(frozen=True)
+class Team:
+    """The threads that share a row: a warp, or a block if the row is long.
+
+    Attributes:
+        size: how many they are.
+        name: as the functions of prelude.cuh have it.
+        member: which of them this thread is.
+    """
+
+    size: int
+    name: str
+    member: Expr
+
+    def over_row(self, count: int, body: Callable[[Expr], None]) -> None:
+        """Emit ``body(at)`` for this thread's share of [0, count): neighbours take neighbours."""
+        with loop(ceil_div(count, self.size)) as step:
+            at = bind(step * index(self.size) + self.member)
+            if count % self.size:
+                with when(at < index(count)):
+                    body(at)
+            else:
+                body(at)
+
+    def combined(self, function: str, value: Expr) -> Expr:
+        """What all threads' values make together, computed here: "sum", "max", ..."""
+        return once(tirx.call_pure_extern("float32", f"dse_{self.name}_{function}", value))
+
+
+def launch_rows(
     tensors: Sequence[Value],
     rows: int,
-    body: Callable[[Sequence[Tensor], Expr, Expr], None],
+    count: int,
+    body: Callable[[Sequence[Tensor], Expr, Team], None],
     *,
-    work: int = 0,
+    work: int,
 ) -> Launch:
-    """A warp for each row in [0, rows): ``body(tensors, row, lane)``; all lanes run it together."""
-    warps = THREADS // WARP
-    grid = ceil_div(max(rows, 1), warps)
+    """A team for each row of ``count`` elements: ``body(tensors, row, team)``."""
+    is_long = count >= LONG_ROW
+    size = THREADS if is_long else WARP
+    grid = ceil_div(max(rows, 1) * size, THREADS)
     with _kernel(tensors, grid, THREADS) as (pairs, block, thread, made):
-        lane = bind(tirx.indexmod(_wide(thread), index(WARP)))
-        row = bind(_wide(block) * index(warps) + tirx.indexdiv(_wide(thread), index(WARP)))
-        with when(row < index(rows)):
-            body(pairs, row, lane)
+        member = bind(tirx.indexmod(_wide(thread), index(size)))
+        first = _wide(block) * index(THREADS // size)
+        row = bind(first + tirx.indexdiv(_wide(thread), index(size)))
+        # All of a block's threads meet in a long row: none may leave before.
+        with when(True if is_long else row < index(rows)):
+            body(pairs, row, Team(size, "block" if is_long else "warp", member))
     return Launch(made[0], tuple(tensors), (grid, 1, 1), work)
 
 
-def over_row(count: int, lane: Expr, body: Callable[[Expr], None]) -> None:
-    """Emit ``body(at)`` for the lane's share of [0, count): neighbours take neighbours."""
-    with loop(ceil_div(count, WARP)) as step:
-        at = bind(step * index(WARP) + lane)
-        if count % WARP:
-            with when(at < index(count)):
-                body(at)
-        else:
-            body(at)
+def launch_columns(
+    tensors: Sequence[Value],
+    sizes: tuple[int, int, int],
+    body: Callable[[Sequence[Tensor], Expr, Expr, Callable[[Expr], Expr]], None],
+    *,
+    dtype: str,
+    work: int,
+) -> Launch:
+    """A block for 32 neighbouring columns of (outer, count, inner); its warps share the count.
 
+    ``body(tensors, number, warp, gather)``, with ``number`` of the output element, or -1 past the
+    end, and ``warp`` of COLUMN_WARPS; ``gather(value)`` shows every thread's value to the first
+    warp: ``gather(value)(w)`` is that of warp w for the same column.
+    """
+    outer, _, inner = sizes
+    parts = ceil_div(inner, WARP)
+    grid, threads = outer * parts, WARP * COLUMN_WARPS
+    with _kernel(tensors, grid, threads) as (pairs, block, thread, made):
+        lane = bind(tirx.indexmod(_wide(thread), index(WARP)))
+        warp = bind(tirx.indexdiv(_wide(thread), index(WARP)))
+        part = bind(tirx.indexmod(_wide(block), index(parts)))
+        column = bind(part * index(WARP) + lane)
+        number = tirx.indexdiv(_wide(block), index(parts)) * index(inner) + column
+        number = bind(tirx.Select(column < index(inner), number, index(-1)))
+        shared = T.alloc_buffer((threads,), dtype, scope="shared")
 
-def of_warp(function: str, value: Expr) -> Expr:
-    """What a function of prelude.cuh makes of all lanes' float32 values; computed here."""
-    return once(tirx.call_pure_extern("float32", function, value))
+        def gather(value: Expr) -> Expr:
+            kernel.store(shared, _wide(thread), 1, value)
+            T.evaluate(T.tvm_storage_sync("shared"))
+            return lambda w: kernel.load(shared, index(w * WARP) + lane, 1)
+
+        body(pairs, number, warp, gather)
+    return Launch(made[0], tuple(tensors), (grid, 1, 1), work, threads)
 
 
 def _wide(number: Expr) -> Expr:

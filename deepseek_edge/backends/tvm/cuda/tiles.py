@@ -101,7 +101,7 @@ def estimate_cycles(product: Product, tile: Tile, board: Board) -> float:
     together, rounds = min(each, fits), ceil_div(each, fits)
     slices = ceil_div(ceil_div(product.k_bytes, tile.bk), tile.splits)
     macs = tile.bm * tile.bn * tile.bk / product.element_bytes
-    rate = _MACS["int8" if product.element_bytes == 1 else "half"]
+    rate = float(_MACS["int8" if product.element_bytes == 1 else "half"])
     # A few warps alone don't keep all four tensor cores busy.
     rate *= min(1.0, together * tile.threads / 256)
     work = together * max(macs / rate, (tile.bm + tile.bn) * tile.bk / _BYTES)

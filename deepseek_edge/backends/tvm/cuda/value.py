@@ -12,10 +12,9 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own name for it
 
-from deepseek_edge.backends.tvm.cuda.fusion import DeviceFusion
+from deepseek_edge.backends.tvm.cuda.fusion import DeviceFusion, number_of
 from deepseek_edge.backends.tvm.cuda.threads import FENCE, as_stored, memory_type, number_type
 from deepseek_edge.backends.tvm.graph import Value
-from deepseek_edge.backends.tvm.schedules.arithmetic import constant_vector
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Expr,
     device_code,
@@ -44,7 +43,7 @@ class _ValueFusion(DeviceFusion):
 
     def _operand(self, value: Value, row: Expr, column: Expr, lanes: int) -> Expr:
         if value.data is not None and value.elements == 1:
-            return constant_vector(value.data, lanes)
+            return number_of(value)
         argument = self.arguments[value]
         return tirx.NE(argument, literal(0, "int8", 1)) if value.dtype == "bool" else argument
 
@@ -68,7 +67,9 @@ class Epilogue:
     sum_type: str
 
     @classmethod
-    def of(cls, fusion: DeviceFusion, tables: Mapping[str, Value | None], sum_type: str) -> Any:
+    def of(
+        cls, fusion: DeviceFusion, tables: Mapping[str, Value | None], sum_type: str
+    ) -> "Epilogue":
         """Leaves out tables that are None."""
         kept = {name: value for name, value in tables.items() if value is not None}
         return cls(_ValueFusion(fusion.step, fusion.target), kept, sum_type)
@@ -79,7 +80,7 @@ class Epilogue:
         return [*self.tables.values(), *self.fusion.tensors]
 
     def function(self) -> Any:
-        """Void value(Out *out, sum, one number a table, one an operand)."""
+        """In C: void (Out *out, sum, one number a table, one an operand)."""
         with device_code(FENCE), IRBuilder() as builder, T.prim_func():
             T.func_name("kernel")
             T.func_attr({"calling_conv": 2, "global_symbol": "kernel", "tirx.noalias": True})

@@ -42,10 +42,8 @@ DSE_DEVICE float dse_rounded(float value) {
   return value;
 }
 
-DSE_DEVICE float dse_shuffle(float value, int distance) {
-  return __shfl_xor_sync(0xffffffffu, value, distance);
-}
-DSE_DEVICE int dse_shuffle(int value, int distance) {
+template <class T>
+DSE_DEVICE T dse_shuffle(T value, int distance) {
   return __shfl_xor_sync(0xffffffffu, value, distance);
 }
 
@@ -106,29 +104,46 @@ DSE_DEVICE auto dse_min(A a, B b) {
   return a < b ? a : b;
 }
 
-// All lanes of a warp get the result, and get the same one.
-DSE_DEVICE float dse_warp_sum(float x) {
-  for (int distance = 16; distance; distance /= 2) x += dse_shuffle(x, distance);
+struct Add {
+  template <class T>
+  __device__ T operator()(T a, T b) const { return a + b; }
+};
+struct Multiply {
+  template <class T>
+  __device__ T operator()(T a, T b) const { return a * b; }
+};
+struct Larger {  // NaN stays
+  __device__ float operator()(float a, float b) const { return b == b && !(b > a) ? a : b; }
+};
+struct Smaller {
+  __device__ float operator()(float a, float b) const { return b == b && !(b < a) ? a : b; }
+};
+
+// All threads of a team, a warp or a whole block of warps, get the result, and get the same one.
+template <class Combine, class T>
+DSE_DEVICE T dse_over_warp(T x) {
+  for (int distance = 16; distance; distance /= 2) x = Combine()(x, dse_shuffle(x, distance));
   return x;
 }
-DSE_DEVICE float dse_warp_product(float x) {
-  for (int distance = 16; distance; distance /= 2) x *= dse_shuffle(x, distance);
-  return x;
+template <class Combine, class T>
+DSE_DEVICE T dse_over_block(T x) {
+  __shared__ T parts[32];
+  x = dse_over_warp<Combine>(x);
+  __syncthreads();  // the last use's parts have been read
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+  __syncthreads();
+  T total = parts[0];
+  for (int warp = 1; warp < (int)blockDim.x / 32; warp++) total = Combine()(total, parts[warp]);
+  return total;
 }
-DSE_DEVICE float dse_warp_max(float x) {
-  for (int distance = 16; distance; distance /= 2) {
-    float other = dse_shuffle(x, distance);
-    x = other == other && !(other > x) ? x : other;  // NaN stays
-  }
-  return x;
-}
-DSE_DEVICE float dse_warp_min(float x) {
-  for (int distance = 16; distance; distance /= 2) {
-    float other = dse_shuffle(x, distance);
-    x = other == other && !(other < x) ? x : other;
-  }
-  return x;
-}
+// Sums of float32 are rounded once, at the end.
+#define DSE_TEAM(team, over)                                                             \
+  DSE_DEVICE float dse_##team##_sum(double x) { return (float)over<Add>(x); }            \
+  DSE_DEVICE float dse_##team##_product(float x) { return over<Multiply>(x); }           \
+  DSE_DEVICE float dse_##team##_max(float x) { return over<Larger>(x); }                 \
+  DSE_DEVICE float dse_##team##_min(float x) { return over<Smaller>(x); }
+DSE_TEAM(warp, dse_over_warp)
+DSE_TEAM(block, dse_over_block)
 
 // The number that an element of memory stands for.
 DSE_DEVICE float dse_value(float x) { return x; }

@@ -1,0 +1,288 @@
+"""CUDA programs on an NVIDIA GPU, beside PyTorch: latency, parity, share of the roofline.
+
+On a machine with a GPU and this package: ``python -m benchmarks.cuda --json FILE``. Where the GPU
+is another machine, in three steps:
+
+    python -m benchmarks.cuda --pack FOLDER              here: compile, and compute what is right
+    python3 FOLDER/cuda_row.py FOLDER --out DIR --torch  there: needs numpy, torch, torchvision
+    python -m benchmarks.cuda --collect FOLDER --results DIR --json FILE    here again
+
+``--only MODEL:PRECISION[:BATCHES]`` chooses what is packed. Rows are as those of benchmarks.cpu,
+with ``batch``; ``torch_ms`` is torchvision's network of that name in half floats, channels last, a
+CUDA graph with the same copies of input and output; ``torch_network_ms`` is without them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import versions
+
+Row = dict[str, Any]
+
+MODELS = (
+    "efficientnet-lite0",
+    "resnet-18",
+    "resnet-50",
+    "mobilenetv2",
+    "opennsfw",
+    "rapidocr-cls",
+    "rapidocr-det",
+    "rapidocr-rec",
+)
+BATCH_OF_ONE = ("rapidocr-det", "rapidocr-rec")  # their graphs fix the batch
+# Dense peaks and memory bandwidth of the data sheets: NVIDIA H100 and H200 Tensor Core GPU data
+# sheets, https://www.nvidia.com/en-us/data-center/h200/ (read 2026-11-27): TFLOP/s, TOP/s, TB/s.
+PEAKS = {"H200": (989.0, 1979.0, 4.8), "H100": (989.0, 1979.0, 3.35)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model to compile in a precision."""
+
+    model: str
+    precision: str
+    batches: tuple[int, ...]
+
+    @property
+    def folder(self) -> str:
+        """Its name in the packed folder."""
+        return f"{self.model}-{self.precision}"
+
+
+def jobs(only: Sequence[str]) -> Iterator[Job]:
+    """Those asked for, or all."""
+    chosen = only or [f"{model}:{kind}" for model in MODELS for kind in ("float16", "int8")]
+    for text in chosen:
+        model, precision, *batches = text.split(":")
+        default = (1,) if model in BATCH_OF_ONE else (1, 8)
+        sizes = tuple(map(int, batches[0].split(","))) if batches else default
+        yield Job(model, precision, sizes)
+
+
+def graph_of(job: Job) -> Path:
+    """The ONNX file that a job compiles."""
+    from benchmarks.models import model_path
+    from benchmarks.quantized import quantized_graph
+
+    path = model_path(job.model)
+    return quantized_graph(path) if job.precision == "int8" else path
+
+
+def pack(folder: Path, todo: Sequence[Job], target: str) -> None:
+    """Compile each job into a folder of its own, with the outputs of onnxruntime."""
+    import onnx
+
+    from deepseek_edge.backends.tvm.cuda import compile_cuda_program
+    from deepseek_edge.digest import digest_file
+    from deepseek_edge.parity import SEED
+    from deepseek_edge.target import load_target
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(__file__).with_name("cuda_row.py"), folder)
+    for job in todo:
+        print(job, file=sys.stderr, flush=True)
+        graph = graph_of(job)
+        model = onnx.load(graph)
+        out = folder / job.folder
+        out.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory() as work:
+            program = compile_cuda_program(
+                model,
+                load_target(target),
+                batches=job.batches,
+                work_dir=Path(work),
+                progress=lambda stage, done, total: None,
+                precision=None if job.precision == "int8" else job.precision,
+            )
+            shutil.copy(program.library, out / "model.so")
+        write_golden(model, job.batches, out / "golden.npz")
+        facts = {
+            **asdict(job),
+            "graph_sha256": digest_file(graph),
+            "seed": SEED,
+            "size_bytes": program.size_bytes,
+            "code_bytes": program.code_bytes,
+            "arena_bytes": program.arena_bytes,
+            "steps_of": {
+                entry.name: [(s.macs, s.bytes_read + s.bytes_written) for s in entry.steps]
+                for entry in program.entries
+            },
+        }
+        (out / "meta.json").write_text(json.dumps(facts))
+
+
+def write_golden(model: Any, batches: Sequence[int], path: Path) -> None:
+    """Outputs of the graph; inputs only where cuda_row.py can't make the same from the seed."""
+    import numpy as np
+
+    from deepseek_edge.parity import Reference, graph_inputs, sample_inputs
+
+    reference, specs = Reference(model), graph_inputs(model)
+    arrays = {}
+    for batch in batches:
+        samples = [sample_inputs(model, specs, number) for number in range(batch)]
+        outputs = [reference.run(sample) for sample in samples]
+        if len(specs) > 1 or specs[0].dtype != "float32":
+            for name in samples[0]:
+                arrays[f"batch{batch}/in/{name}"] = np.concatenate([s[name] for s in samples])
+        for name in outputs[0]:
+            arrays[f"batch{batch}/out/{name}"] = np.concatenate([o[name] for o in outputs])
+    np.savez_compressed(path, **arrays)
+
+
+def collect(folder: Path, results: Sequence[Path]) -> dict[str, Any]:
+    """The report: every run's rows with parity and roofline, beside that run's torch."""
+    rows: list[Row] = []
+    runs = []
+    for number, path in enumerate(results):
+        import numpy as np
+
+        report = json.loads((path / "rows.json").read_text())
+        outputs = np.load(path / "outputs.npz")
+        torch = {(row["model"], row["batch"]): row for row in report["torch"]}
+        runs.append({key: report[key] for key in ("device", "python", "loaded", "failures")})
+        for row in report["rows"]:
+            rows.append({"run": number, **_finished(row, folder, outputs, torch, report["device"])})
+    packages = ("apache-tvm", "nvidia-cuda-nvrtc-cu12", "onnxruntime")
+    return {
+        "schema": 1,
+        "versions": versions(packages),
+        "runs": runs,
+        "rows": rows,
+        "geomean": _geomeans(rows),
+    }
+
+
+def _finished(
+    row: Row, folder: Path, outputs: Any, torch: dict[tuple[str, int], Row], device: str
+) -> Row:
+    facts = json.loads((folder / f"{row['model']}-{row['precision']}" / "meta.json").read_text())
+    name = f"batch{row['batch']}"
+    peer = torch.get((row["model"], row["batch"]), {})
+    kept = ("model", "precision", "batch", "ours_ms", "fastest_ms", "open_ms", "repeats")
+    done = {key: row[key] for key in kept}
+    done |= {key: peer.get(key) for key in ("torch_ms", "torch_network_ms")}
+    done["ratio"] = round(row["ours_ms"] / peer["torch_ms"], 3) if peer else None
+    done |= _parity(row, folder, outputs)
+    work = facts["steps_of"][name]
+    roofline = roofline_ms(work, device, row["precision"])
+    done["kernels"] = len(work)
+    done["roofline_ms"] = None if roofline is None else round(roofline, 4)
+    done["roofline_share"] = None if roofline is None else round(roofline / row["ours_ms"], 3)
+    done |= {key: facts[key] for key in ("size_bytes", "code_bytes", "arena_bytes")}
+    # Events cost 4 to 5 us a step, and no graph joins the launches: only the order is telling.
+    slowest = sorted(row["steps"], key=lambda step: -step[2])[:5]
+    done["slowest_steps_us"] = [[name, op, round(ns / 1e3, 1)] for name, op, ns in slowest]
+    return done
+
+
+def _parity(row: Row, folder: Path, outputs: Any) -> Row:
+    """The outputs against the graph's, as a compile judges them."""
+    import numpy as np
+    import onnx
+
+    from deepseek_edge.parity import compare_float, measure_graph, output_steps
+
+    job = Job(row["model"], row["precision"], (row["batch"],))
+    golden = np.load(folder / job.folder / "golden.npz")
+    prefix = f"batch{row['batch']}/out/"
+    names = [key.removeprefix(prefix) for key in golden if key.startswith(prefix)]
+    key = f"{row['model']}/{row['precision']}/batch{row['batch']}/"
+
+    def by_sample(arrays: Any, start: str) -> list[dict[str, Any]]:
+        whole = {name: np.split(arrays[start + name], row["batch"]) for name in names}
+        return [{name: whole[name][i] for name in names} for i in range(row["batch"])]
+
+    expected, actual = by_sample(golden, prefix), by_sample(outputs, key)
+    is_int8 = row["precision"] == "int8"
+    scales = output_steps(onnx.load(graph_of(job)), expected) if is_int8 else {}
+    found = measure_graph(expected, actual, scales=scales)
+    noise = compare_float(expected, actual)
+    return {
+        "parity_graph": {
+            "samples": found.samples,
+            "max_steps": found.max_steps,
+            "max_abs": float(f"{found.max_abs:.3g}"),
+            "within": round(found.within, 6),
+        },
+        "sqnr_db": round(min(noise.sqnr_db, 999.0), 1),  # JSON has no infinity
+        "top1_agreement": noise.top1_agreement,
+    }
+
+
+def roofline_ms(work: Sequence[Sequence[int]], device: str, precision: str) -> float | None:
+    """The least time that the steps could take one after the other; None for an unknown GPU.
+
+    Args:
+        work: (multiply-accumulates, bytes moved) of each step.
+        device: its name, e.g. "NVIDIA H200, 580.159".
+        precision: "float16" or "int8".
+    """
+    peak = next((peak for name, peak in PEAKS.items() if name in device), None)
+    if peak is None or precision not in ("float16", "int8"):
+        return None
+    operations, bandwidth = peak[precision == "int8"] * 1e12, peak[2] * 1e12
+    return sum(1e3 * max(2 * macs / operations, moved / bandwidth) for macs, moved in work)
+
+
+def _geomeans(rows: Sequence[Row]) -> Row:
+    """Of our time over torch's, where there is one, by precision."""
+    from statistics import geometric_mean
+
+    kinds = sorted({row["precision"] for row in rows if row["ratio"]})
+    named = ("resnet-50", "mobilenetv2")  # the goal's two
+    return {
+        f"{kind}{label}": round(geometric_mean(ratios), 3)
+        for kind in kinds
+        for label, among in (("", None), (" of " + " and ".join(named), named))
+        if (
+            ratios := [
+                row["ratio"]
+                for row in rows
+                if row["precision"] == kind
+                and row["ratio"]
+                and (not among or row["model"] in among)
+            ]
+        )
+    }
+
+
+def main() -> None:
+    """Pack, run and collect, or one of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--pack", type=Path, metavar="FOLDER")
+    parser.add_argument("--collect", type=Path, metavar="FOLDER")
+    parser.add_argument("--results", type=Path, nargs="+", metavar="DIR", default=[])
+    parser.add_argument("--only", nargs="*", default=[], metavar="MODEL:PRECISION[:BATCHES]")
+    parser.add_argument("--target", default="host-cuda")
+    arguments = parser.parse_args()
+    if arguments.pack:
+        pack(arguments.pack, list(jobs(arguments.only)), arguments.target)
+        return
+    if arguments.json is None:
+        parser.error("--json FILE, or --pack FOLDER")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, results = arguments.collect, arguments.results
+        if folder is None:
+            folder, results = Path(temporary), [Path(temporary)]
+            pack(folder, list(jobs(arguments.only)), arguments.target)
+            script = [sys.executable, str(folder / "cuda_row.py"), str(folder)]
+            subprocess.run([*script, "--out", str(folder), "--torch"], check=True)
+        report = collect(folder, results)
+    arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report["geomean"]))
+
+
+if __name__ == "__main__":
+    main()
