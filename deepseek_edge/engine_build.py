@@ -91,7 +91,7 @@ def build_engine(trt: Any, graph: bytes, options: EngineOptions) -> BuiltEngine:
             f"TensorRT engines have no precision {options.precision}",
             hint="one of " + ", ".join(ENGINE_PRECISIONS),
         )
-    logger = make_logger(trt)
+    logger = start(trt)
     builder = trt.Builder(logger)
     if builder is None:
         raise DeepSeekEdgeError(_failure("TensorRT can't start", logger))
@@ -159,8 +159,19 @@ def _use_timing_cache(trt: Any, config: Any, data: bytes | None) -> Any:
     return cache
 
 
-def make_logger(trt: Any) -> Any:
-    """A logger that keeps errors and warnings (``.errors``, ``.warnings``) and prints nothing."""
+def start(trt: Any) -> Any:
+    """Load TensorRT's own plugins, which its parser makes of some operators before TensorRT 10.
+
+    Returns:
+        A logger that keeps errors and warnings (``.errors``, ``.warnings``) and prints nothing.
+    """
+    logger = _make_logger(trt)
+    if hasattr(trt, "init_libnvinfer_plugins"):
+        trt.init_libnvinfer_plugins(logger, "")
+    return logger
+
+
+def _make_logger(trt: Any) -> Any:
     errors = (trt.Logger.INTERNAL_ERROR, trt.Logger.ERROR)
 
     class Collector(trt.ILogger):  # type: ignore[misc]

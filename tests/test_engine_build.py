@@ -40,6 +40,14 @@ def test_each_version_is_asked_in_its_own_way(
     assert ("set_memory_pool_limit", "workspace", 1 << 20) in trt.calls
 
 
+def test_plugins_are_loaded_where_there_are_some() -> None:
+    trt = FakeTensorRT("8.5.2")
+    loaded: list[str] = []
+    trt.init_libnvinfer_plugins = lambda logger, space: loaded.append(space)  # type: ignore[attr-defined]
+    build_engine(trt, b"", options())
+    assert loaded == [""]
+
+
 def test_float32_means_float32() -> None:
     trt = FakeTensorRT()
     build_engine(trt, b"", options("float32"))

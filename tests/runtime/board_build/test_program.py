@@ -80,6 +80,7 @@ def test_a_board_builds_once(board: Path, tmp_path: Path) -> None:
     assert Path(first["engine"]).read_bytes() == b"engine of half"
     key = read_record(folder)["key"]
     assert (key["gpu"][:4], key["sm"], key["tensorrt"]) == ("Orin", "8.7", "TensorRT 10.3.0")
+    assert json.loads((folder / "engines" / "layers.json").read_text())["Layers"]
     second = run(board, folder)
     assert (second["action"], second["engine"]) == ("reused", first["engine"])
 
