@@ -143,6 +143,12 @@ def test_warnings_are_kept() -> None:
     assert warnings[0] == "warning 0"
 
 
+def test_what_it_says_of_weights_is_kept() -> None:
+    trt = FakeTensorRT(log=((3, "Total Weights Memory: 6070020 bytes"), (3, "Total time: 3")))
+    assert build_engine(trt, b"", options()).weights_bytes == 6070020
+    assert build_engine(FakeTensorRT(), b"", options()).weights_bytes is None
+
+
 def test_a_timing_cache_is_given_and_handed_back() -> None:
     trt = FakeTensorRT()
     built = build_engine(trt, b"", options(timing_cache=b"before"))

@@ -39,6 +39,7 @@ class EngineFile:
         graph_sha256: of the graph that TensorRT was given.
         timing_cache: TensorRT's, None if it keeps none.
         warnings: TensorRT's.
+        weights_bytes: of the constants, without kernels; None if TensorRT doesn't say.
     """
 
     data: bytes
@@ -48,6 +49,7 @@ class EngineFile:
     graph_sha256: str
     timing_cache: bytes | None
     warnings: tuple[str, ...]
+    weights_bytes: int | None = None
 
 
 def load_tensorrt_rtx() -> Any:
@@ -128,4 +130,5 @@ def build_engine(
         graph_sha256=digest_bytes(graph),
         timing_cache=built.timing_cache,
         warnings=built.warnings,
+        weights_bytes=built.weights_bytes,
     )

@@ -58,36 +58,50 @@ def deferred_files(
         InputError: outputs or a tolerance of a precision are missing.
     """
     files: dict[str, bytes] = {}
-    graphs: dict[str, Any] = {}
-    for precision, model in models.items():
-        expected = outputs.get(precision)
-        if not expected or set(expected) != set(tolerances.get(precision, ())):
-            raise InputError(f"golden outputs and tolerances of {precision} are not the same")
-        data = prepare_graph(model, precision).SerializeToString(deterministic=True)
-        files[GRAPH_FILES[precision]] = data
-        golden = [
-            {
-                **_tensor(files, f"golden/{precision}.output.{place}.bin", key, value),
-                "tolerance": float(tolerances[precision][key]),
-            }
-            for place, (key, value) in enumerate(expected.items())
-        ]
-        file = {"file": GRAPH_FILES[precision], "sha256": digest_bytes(data)}
-        graphs[precision] = {**file, "outputs": golden}
+    graphs = {
+        precision: _graph(
+            files, precision, model, outputs.get(precision, {}), tolerances.get(precision, {})
+        )
+        for precision, model in models.items()
+    }
     table = {
         "schema": RECIPE_SCHEMA,
         "model": name,
         "workspace_bytes": workspace_bytes,
         "repetitions": REPETITIONS,
-        "inputs": [
-            _tensor(files, f"golden/input.{place}.bin", key, value)
-            for place, (key, value) in enumerate(inputs.items())
-        ],
+        "inputs": _tensors(files, "golden/input", inputs),
         "graphs": graphs,
         "fallback": list(fallback),
     }
     files["recipe.json"] = (json.dumps(table, indent=1, sort_keys=True) + "\n").encode()
     return files
+
+
+def _graph(
+    files: dict[str, bytes],
+    precision: str,
+    model: onnx.ModelProto,
+    outputs: Mapping[str, Array],
+    tolerances: Mapping[str, float],
+) -> dict[str, Any]:
+    """Add the files of one precision; what the recipe says of them."""
+    if not outputs or set(outputs) != set(tolerances):
+        raise InputError(f"golden outputs and tolerances of {precision} are not the same")
+    file = GRAPH_FILES[precision]
+    files[file] = prepare_graph(model, precision).SerializeToString(deterministic=True)
+    golden = _tensors(files, f"golden/{precision}.output", outputs)
+    for tensor in golden:
+        tensor["tolerance"] = float(tolerances[tensor["name"]])
+    return {"file": file, "sha256": digest_bytes(files[file]), "outputs": golden}
+
+
+def _tensors(
+    files: dict[str, bytes], prefix: str, values: Mapping[str, Array]
+) -> list[dict[str, Any]]:
+    return [
+        _tensor(files, f"{prefix}.{place}.bin", name, value)
+        for place, (name, value) in enumerate(values.items())
+    ]
 
 
 def _tensor(files: dict[str, bytes], path: str, name: str, value: Array) -> dict[str, Any]:
