@@ -1,10 +1,11 @@
 """What the named models become for Jetsons, on a machine without one.
 
 ``python -m benchmarks.jetson --json FILE [--models MODEL ...]`` builds each model's float32,
-float16 and int8 graph with TensorRT for RTX, for the two GPUs nearest to Orin's (8.7) that it
-builds for. ``weights_bytes``, which TensorRT states, tells what stayed int8: a quarter of the
-float32 engine's. The rest is kernels; RTX keeps about 130 KB for each int8 convolution, whatever
-its size. FILE is written after each model; rows of models that aren't named are kept.
+float16 and int8 graph with TensorRT for RTX, int8 also with its float parts in float16, for the two
+GPUs nearest to Orin's (8.7) that it builds for. ``weights_bytes``, which TensorRT states, tells
+what stayed int8: a quarter of the float32 engine's. The rest is kernels; RTX keeps about 130 KB for
+each int8 convolution, whatever its size. FILE is written after each model; rows of models that
+aren't named are kept.
 
 A row: ``model, target, program, ok, engine_bytes, float_engine_bytes, sm, reason``, and
 ``weights_bytes, float_weights_bytes``.
@@ -46,7 +47,13 @@ NAMES = (
 # The graph is that of every Jetson target: Xavier's differs in nothing that TensorRT sees.
 TARGET = "jetson-orin"
 SMS = ("8.6", "8.9")
-PRECISIONS = ("float32", "float16", "int8")
+# Name, precision, and what the float parts of an int8 graph are.
+PROGRAMS = (
+    ("float32", "float32", "float32"),
+    ("float16", "float16", "float32"),
+    ("int8", "int8", "float32"),
+    ("int8-float16", "int8", "float16"),
+)
 _ROOT = Path(__file__).parent.parent
 
 
@@ -100,35 +107,35 @@ def engine_rows(model: str, trt: Any) -> Iterator[Row]:
         graphs["int8"] = onnx.load(symmetric_graph_path(path))
     except DeepSeekEdgeError as error:
         for sm in SMS:
-            for precision in PRECISIONS:
-                yield engine_row(model, precision, sm, str(error), None)
+            for program, _, _ in PROGRAMS:
+                yield engine_row(model, program, sm, str(error), None)
         return
     for sm in SMS:
         float32: EngineFile | None = None
-        for precision in PRECISIONS:
-            built = try_engine(graphs[precision], precision, sm, trt)
-            if precision == "float32" and isinstance(built, EngineFile):
+        for program, precision, rest in PROGRAMS:
+            built = try_engine(graphs[precision], precision, rest, sm, trt)
+            if program == "float32" and isinstance(built, EngineFile):
                 float32 = built
-            yield engine_row(model, precision, sm, built, float32)
+            yield engine_row(model, program, sm, built, float32)
 
 
-def try_engine(graph: Any, precision: str, sm: str, trt: Any) -> EngineFile | str:
+def try_engine(graph: Any, precision: str, rest: str, sm: str, trt: Any) -> EngineFile | str:
     """The engine, or why there is none."""
     try:
-        return build_engine(graph, trt=trt, precision=precision, sm=sm)
+        return build_engine(graph, trt=trt, precision=precision, sm=sm, rest=rest)
     except DeepSeekEdgeError as error:
         return str(error)
 
 
 def engine_row(
-    model: str, precision: str, sm: str, built: EngineFile | str, float32: EngineFile | None
+    model: str, program: str, sm: str, built: EngineFile | str, float32: EngineFile | None
 ) -> Row:
     """One row, from an engine or the reason why there is none."""
     engine = built if isinstance(built, EngineFile) else None
     return {
         "model": model,
         "target": TARGET,
-        "program": f"tensorrt-rtx-{precision}",
+        "program": f"tensorrt-rtx-{program}",
         "ok": engine is not None,
         "engine_bytes": None if engine is None else len(engine.data),
         "float_engine_bytes": None if float32 is None else len(float32.data),

@@ -43,7 +43,9 @@ def test_a_row_has_the_promised_keys() -> None:
 def test_each_model_has_a_row_for_each_precision_and_gpu(small: Path) -> None:
     rows = list(engine_rows("resnet-18", FakeTensorRT(name="tensorrt_rtx", plan=b"12345")))
     assert [(row["sm"], row["program"].removeprefix("tensorrt-rtx-")) for row in rows] == [
-        (sm, precision) for sm in ("8.6", "8.9") for precision in ("float32", "float16", "int8")
+        (sm, program)
+        for sm in ("8.6", "8.9")
+        for program in ("float32", "float16", "int8", "int8-float16")
     ]
     assert all(row["ok"] for row in rows), rows
     assert all(row["float_engine_bytes"] == 5 for row in rows)
@@ -51,7 +53,7 @@ def test_each_model_has_a_row_for_each_precision_and_gpu(small: Path) -> None:
 
 def test_a_graph_that_becomes_no_engine_has_the_reason(small: Path) -> None:
     error = Parsed("ErrorCode.UNSUPPORTED_NODE", "no", 0, node_name="/a", node_operator="Foo")
-    built = try_engine(residual(), "float32", "8.6", FakeTensorRT(errors=(error,)))
+    built = try_engine(residual(), "float32", "float32", "8.6", FakeTensorRT(errors=(error,)))
     assert built == "TensorRT refuses Foo (node '/a'): no"
 
 
@@ -63,7 +65,7 @@ def test_a_model_that_cannot_be_made_has_rows_with_the_reason(
 
     monkeypatch.setattr(jetson, "model_path", fail)
     rows = list(engine_rows("resnet-18", None))
-    assert len(rows) == 6
+    assert len(rows) == 8
     assert {row["reason"] for row in rows} == {"no such package"}
 
 

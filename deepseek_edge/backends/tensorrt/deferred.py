@@ -37,6 +37,7 @@ def deferred_files(
     *,
     fallback: Sequence[str],
     workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
+    rest: str = "float32",
 ) -> dict[str, bytes]:
     """The files of a deferred build.
 
@@ -49,6 +50,8 @@ def deferred_files(
         tolerances: by precision: largest absolute difference of each output.
         fallback: ids of the programs that take over without an engine, best first.
         workspace_bytes: device memory that a layer may use while it runs.
+        rest: of the int8 graph, as ``prepare_graph`` takes it: "float16" for boards whose TensorRT
+            is strongly typed.
 
     Returns:
         Contents by path in the program's folder; the same for the same arguments.
@@ -60,7 +63,11 @@ def deferred_files(
     files: dict[str, bytes] = {}
     graphs = {
         precision: _graph(
-            files, precision, model, outputs.get(precision, {}), tolerances.get(precision, {})
+            files,
+            precision,
+            prepare_graph(model, precision, rest=rest),
+            outputs.get(precision, {}),
+            tolerances.get(precision, {}),
         )
         for precision, model in models.items()
     }
@@ -80,7 +87,7 @@ def deferred_files(
 def _graph(
     files: dict[str, bytes],
     precision: str,
-    model: onnx.ModelProto,
+    graph: onnx.ModelProto,
     outputs: Mapping[str, Array],
     tolerances: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def _graph(
     if not outputs or set(outputs) != set(tolerances):
         raise InputError(f"golden outputs and tolerances of {precision} are not the same")
     file = GRAPH_FILES[precision]
-    files[file] = prepare_graph(model, precision).SerializeToString(deterministic=True)
+    files[file] = graph.SerializeToString(deterministic=True)
     golden = _tensors(files, f"golden/{precision}.output", outputs)
     for tensor in golden:
         tensor["tolerance"] = float(tolerances[tensor["name"]])
