@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -16,6 +17,8 @@ from deepseek_edge.errors import DeepSeekEdgeError, ModelError, UnsupportedError
 ENGINE_PRECISIONS = ("float32", "float16", "int8")
 _CACHE_SCHEMA = "deepseek-edge timing cache 1"
 _MOST_MESSAGES = 20
+# TensorRT 10 and RTX log it while building.
+_WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,14 @@ class BuiltEngine:
         engine: for one GPU and one version of TensorRT.
         timing_cache: what it measured, None if it keeps nothing.
         warnings: TensorRT's, at most 20.
+        weights_bytes: of the constants in the engine, without its kernels; None if TensorRT
+            doesn't say.
     """
 
     engine: bytes
     timing_cache: bytes | None
     warnings: tuple[str, ...]
+    weights_bytes: int | None = None
 
 
 def is_rtx(trt: Any) -> bool:
@@ -91,7 +97,7 @@ def build_engine(trt: Any, graph: bytes, options: EngineOptions) -> BuiltEngine:
             f"TensorRT engines have no precision {options.precision}",
             hint="one of " + ", ".join(ENGINE_PRECISIONS),
         )
-    logger = make_logger(trt)
+    logger = start(trt)
     builder = trt.Builder(logger)
     if builder is None:
         raise DeepSeekEdgeError(_failure("TensorRT can't start", logger))
@@ -106,7 +112,7 @@ def build_engine(trt: Any, graph: bytes, options: EngineOptions) -> BuiltEngine:
     if plan is None:
         raise _build_error(logger)
     kept = None if cache is None else bytes(config.get_timing_cache().serialize())
-    return BuiltEngine(bytes(plan), kept, tuple(logger.warnings))
+    return BuiltEngine(bytes(plan), kept, tuple(logger.warnings), logger.weights_bytes)
 
 
 def _network_flags(trt: Any) -> int:
@@ -159,8 +165,19 @@ def _use_timing_cache(trt: Any, config: Any, data: bytes | None) -> Any:
     return cache
 
 
-def make_logger(trt: Any) -> Any:
-    """A logger that keeps errors and warnings (``.errors``, ``.warnings``) and prints nothing."""
+def start(trt: Any) -> Any:
+    """Load TensorRT's own plugins, which its parser makes of some operators before TensorRT 10.
+
+    Returns:
+        A logger that keeps errors and warnings (``.errors``, ``.warnings``) and prints nothing.
+    """
+    logger = _make_logger(trt)
+    if hasattr(trt, "init_libnvinfer_plugins"):
+        trt.init_libnvinfer_plugins(logger, "")
+    return logger
+
+
+def _make_logger(trt: Any) -> Any:
     errors = (trt.Logger.INTERNAL_ERROR, trt.Logger.ERROR)
 
     class Collector(trt.ILogger):  # type: ignore[misc]
@@ -168,12 +185,16 @@ def make_logger(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
             self.warnings: list[str] = []
+            self.weights_bytes: int | None = None
 
         def log(self, severity: Any, message: str) -> None:
             if severity in errors:
                 self.errors.append(message)
             elif severity == trt.Logger.WARNING and len(self.warnings) < _MOST_MESSAGES:
                 self.warnings.append(message)
+            else:
+                found = _WEIGHTS.search(message)
+                self.weights_bytes = int(found[1]) if found else self.weights_bytes
 
     return Collector()
 

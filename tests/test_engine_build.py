@@ -40,6 +40,14 @@ def test_each_version_is_asked_in_its_own_way(
     assert ("set_memory_pool_limit", "workspace", 1 << 20) in trt.calls
 
 
+def test_plugins_are_loaded_where_there_are_some() -> None:
+    trt = FakeTensorRT("8.5.2")
+    loaded: list[str] = []
+    trt.init_libnvinfer_plugins = lambda logger, space: loaded.append(space)  # type: ignore[attr-defined]
+    build_engine(trt, b"", options())
+    assert loaded == [""]
+
+
 def test_float32_means_float32() -> None:
     trt = FakeTensorRT()
     build_engine(trt, b"", options("float32"))
@@ -133,6 +141,12 @@ def test_warnings_are_kept() -> None:
     warnings = build_engine(trt, b"", options()).warnings
     assert len(warnings) == 20
     assert warnings[0] == "warning 0"
+
+
+def test_what_it_says_of_weights_is_kept() -> None:
+    trt = FakeTensorRT(log=((3, "Total Weights Memory: 6070020 bytes"), (3, "Total time: 3")))
+    assert build_engine(trt, b"", options()).weights_bytes == 6070020
+    assert build_engine(FakeTensorRT(), b"", options()).weights_bytes is None
 
 
 def test_a_timing_cache_is_given_and_handed_back() -> None:

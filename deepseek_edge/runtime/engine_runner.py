@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any, Mapping
 
-from deepseek_edge.engine_build import make_logger
+from deepseek_edge.engine_build import layer_information, start
 from deepseek_edge.errors import DeepSeekEdgeError, InputError, ModelError, UnsupportedError
 from deepseek_edge.runtime.cuda_driver import CudaDriver
 from deepseek_edge.tensors import TensorSpec
@@ -43,10 +43,10 @@ class EngineRunner:
     """
 
     def __init__(self, trt: Any, driver: CudaDriver, engine: bytes) -> None:
-        self._driver = driver
+        self._trt, self._driver = trt, driver
         self._addresses: dict[str, int] = {}
         # Held as long as the engine: TensorRT refers to them.
-        self._logger = make_logger(trt)
+        self._logger = start(trt)
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
@@ -115,6 +115,15 @@ class EngineRunner:
             self._driver.synchronize()
             durations.append(time.perf_counter_ns() - start)
         return durations
+
+    def layer_information(self) -> str:
+        """JSON of the engine's layers, as ``trtexec --exportLayerInfo`` writes it.
+
+        Raises:
+            UnsupportedError: TensorRT can't say.
+        """
+        self._check_open()
+        return layer_information(self._trt, self._engine)
 
     def close(self) -> None:
         """Give the memory back; twice is fine."""

@@ -35,6 +35,7 @@ class FakeRuntime:
         shape: tuple[int, ...] = (1, 3),
         runs: bool = True,
         starts: bool = True,
+        layers: str | None = None,
     ) -> None:
         self.__name__, self.__version__ = "tensorrt", "10.3.0"
         self.TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
@@ -42,7 +43,8 @@ class FakeRuntime:
         self.ILogger = type("ILogger", (), {"__init__": lambda self: None})
         self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
         self._taken, self._dtype, self._shape = engine, dtype, shape
-        self._runs, self._starts = runs, starts
+        self._runs, self._starts, self._layers = runs, starts, layers
+        self.LayerInformationFormat = SimpleNamespace(JSON="json")
 
     def Runtime(self, logger: Any) -> Any:  # noqa: N802
         def deserialize(data: bytes) -> Any:
@@ -61,8 +63,14 @@ class FakeRuntime:
             get_tensor_mode=lambda name: "input" if name == "x" else "output",
             get_tensor_dtype=lambda name: self._dtype,
             get_tensor_shape=lambda name: self._shape,
+            create_engine_inspector=self._inspector,
             create_execution_context=lambda: self._context(logger) if self._starts else None,
         )
+
+    def _inspector(self) -> Any:
+        if self._layers is None:
+            return None
+        return SimpleNamespace(get_engine_information=lambda form: self._layers)
 
     def _context(self, logger: Any) -> Any:
         addresses: dict[str, int] = {}

@@ -105,6 +105,17 @@ def test_an_engine_runs_on_bytes(driver: CudaDriver) -> None:
         runner.run({"x": X})
 
 
+def test_an_engine_says_its_layers(driver: CudaDriver) -> None:
+    runtime = FakeRuntime(layers='{"Layers": []}')
+    runner = EngineRunner(runtime, driver, b"engine")
+    assert runner.layer_information() == '{"Layers": []}'
+    runner.close()
+    silent = EngineRunner(FakeRuntime(), driver, b"engine")
+    with pytest.raises(UnsupportedError):
+        silent.layer_information()
+    silent.close()
+
+
 def test_a_foreign_engine_is_a_fault_of_the_engine(driver: CudaDriver) -> None:
     with pytest.raises(ModelError, match="doesn't take this engine: Serialization") as refusal:
         EngineRunner(FakeRuntime(), driver, b"other")

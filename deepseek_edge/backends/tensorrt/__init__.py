@@ -39,6 +39,7 @@ class EngineFile:
         graph_sha256: of the graph that TensorRT was given.
         timing_cache: TensorRT's, None if it keeps none.
         warnings: TensorRT's.
+        weights_bytes: of the constants, without kernels; None if TensorRT doesn't say.
     """
 
     data: bytes
@@ -48,6 +49,7 @@ class EngineFile:
     graph_sha256: str
     timing_cache: bytes | None
     warnings: tuple[str, ...]
+    weights_bytes: int | None = None
 
 
 def load_tensorrt_rtx() -> Any:
@@ -65,12 +67,16 @@ def load_tensorrt_rtx() -> Any:
         ) from error
 
 
-def prepare_graph(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+def prepare_graph(
+    model: onnx.ModelProto, precision: str, *, rest: str = "float32"
+) -> onnx.ModelProto:
     """The graph that TensorRT is given.
 
     Args:
         model: static shapes; with Q/DQ for "int8", float for the others; not changed.
         precision: "float32", "float16" or "int8".
+        rest: of an int8 graph: "float32" (all that TensorRT 8.5 takes; its flags make float16 of
+            it), or "float16", faster where TensorRT is strongly typed (10 and newer).
 
     Returns:
         float32: as it is; float16: its tensors in float16 between float32 inputs and outputs;
@@ -82,6 +88,7 @@ def prepare_graph(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     """
     from deepseek_edge.backends.tensorrt.contract import is_quantized, symmetric_graph
     from deepseek_edge.backends.tensorrt.half import to_float16
+    from deepseek_edge.backends.tensorrt.mixed import with_float16_rest
 
     if is_quantized(model) != (precision == "int8"):
         kind = "a quantized graph" if precision != "int8" else "a graph without Q/DQ"
@@ -90,7 +97,7 @@ def prepare_graph(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
             hint="give the quantized graph for int8, the float graph for the others",
         )
     if precision == "int8":
-        return symmetric_graph(model)
+        return with_float16_rest(model) if rest == "float16" else symmetric_graph(model)
     return to_float16(model) if precision == "float16" else model
 
 
@@ -102,6 +109,7 @@ def build_engine(
     sm: str | None = None,
     workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
     timing_cache: bytes | None = None,
+    rest: str = "float32",
 ) -> EngineFile:
     """Build an engine from a graph as it comes.
 
@@ -112,12 +120,13 @@ def build_engine(
         sm: compute capability to build for, of ``RTX_COMPUTE_CAPABILITIES``; RTX only.
         workspace_bytes: device memory that a layer may use while it runs.
         timing_cache: already checked (``engine_build.unpack_timing_cache``); b"" for a new one.
+        rest: as :func:`prepare_graph` takes it.
 
     Raises:
         UnsupportedError, ModelError, DeepSeekEdgeError: as ``prepare_graph`` and
             ``engine_build.build_engine``.
     """
-    graph = prepare_graph(model, precision).SerializeToString(deterministic=True)
+    graph = prepare_graph(model, precision, rest=rest).SerializeToString(deterministic=True)
     options = EngineOptions(precision, workspace_bytes, sm, timing_cache, is_detailed=True)
     built = build_from_bytes(trt, graph, options)
     return EngineFile(
@@ -128,4 +137,5 @@ def build_engine(
         graph_sha256=digest_bytes(graph),
         timing_cache=built.timing_cache,
         warnings=built.warnings,
+        weights_bytes=built.weights_bytes,
     )

@@ -41,6 +41,7 @@ def to_float16(
     *,
     kept: Collection[str] = KEPT_FLOAT32,
     kept_nodes: Collection[str] = (),
+    is_quantized: bool = False,
 ) -> onnx.ModelProto:
     """Convert a float32 graph; constants beyond 65504, such as masks, become 65504.
 
@@ -48,6 +49,7 @@ def to_float16(
         model: float, static shapes, no control flow; not changed.
         kept: operators that stay float32.
         kept_nodes: names of nodes that stay float32.
+        is_quantized: take a Q/DQ graph too (opset 19), whose scales become float16.
 
     Returns:
         A graph of the same names, whose inputs and outputs are float32.
@@ -64,13 +66,13 @@ def to_float16(
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     typed = {value.name for value in [*inferred.graph.value_info, *inferred.graph.output]}
     for node in inferred.graph.node:
-        _check(node, typed)
+        _check(node, typed, is_quantized)
     return _Conversion(inferred, frozenset(kept), frozenset(kept_nodes)).run()
 
 
-def _check(node: onnx.NodeProto, typed: set[str]) -> None:
+def _check(node: onnx.NodeProto, typed: set[str], is_quantized: bool) -> None:
     where = f"{node.op_type} (node {node.name!r})"
-    if node.op_type in _QUANTIZED:
+    if node.op_type in _QUANTIZED and not is_quantized:
         raise UnsupportedError(
             f"{where}: a quantized graph isn't converted to float16", hint="give the float model"
         )

@@ -83,6 +83,16 @@ def judge_record(record: Mapping[str, Any] | None, key: BuildKey) -> Verdict:
     return Verdict("refuse" if is_foreign else "serve", reason)
 
 
+def check_home(record: Mapping[str, Any], gpu: str, sm: str, tensorrt: str) -> str | None:
+    """Why TensorRT must not be given the record's engine here; None if it may."""
+    made = record.get("key")
+    if not _is_whole(record) or not isinstance(made, dict):
+        return "the engine's record is damaged"
+    here = {"gpu": gpu, "sm": sm, "tensorrt": tensorrt}
+    differ = [f"{field} {made.get(field)}" for field in here if made.get(field) != here[field]]
+    return f"the engine is for {', '.join(differ)}" if differ else None
+
+
 def _is_whole(record: Mapping[str, Any]) -> bool:
     """The record names an engine, its digest and its precision."""
     engine = record.get("engine")

@@ -16,7 +16,6 @@ from deepseek_edge.errors import (
     DeviceError,
     MissingToolError,
     ModelError,
-    OutputError,
     UnsupportedError,
 )
 from deepseek_edge.runtime.board_build.build_recipe import BuildRecipe, GraphFile
@@ -84,6 +83,7 @@ class DeferredBuild:
         self._open_board = open_board
         self._board: Any = None
         self._rejected: dict[str, Any] | None = None
+        self._layers: dict[str, str] = {}
         self._notes: list[str] = []
 
     def ensure(self, *, wait_s: float = 0.0, rebuild: bool = False, retry: bool = False) -> Outcome:
@@ -157,7 +157,7 @@ class DeferredBuild:
             self._store.note_attempt(key.digest, deaths + 1, None)
             self._notify("noted")
             return self._build_and_commit(key)
-        except OutputError as error:
+        except DeepSeekEdgeError as error:  # e.g. the disk is full, or the GPU was lost meanwhile
             self._store.forget_attempt()
             return self._fallback(f"{error}")
         except BaseException:
@@ -183,6 +183,8 @@ class DeferredBuild:
             return self._fallback(choice.reason)
         stored = self._store.write_engine(engines[choice.precision])
         self._notify("engine written")
+        if choice.precision in self._layers:
+            self._store.write_layers(self._layers[choice.precision])
         record = self._record(key, choice, trials, stored)
         self._store.commit(record)
         self._notify("committed")
@@ -236,6 +238,7 @@ class DeferredBuild:
                     runners[name] = self._board.open(engines[name])
                     worst = check_engine(runners[name], self._recipe, graph)
                     trials[name] = Trial(name, None, len(engines[name]), None, worst)
+                    self._read_layers(name, runners[name])
                 except DeepSeekEdgeError as error:
                     self._drop(runners, name)
                     trials[name] = Trial(name, str(error), len(engines[name]))
@@ -244,6 +247,12 @@ class DeferredBuild:
         finally:
             for name in list(runners):
                 self._drop(runners, name)
+
+    def _read_layers(self, name: str, runner: Any) -> None:
+        try:
+            self._layers[name] = runner.layer_information()
+        except DeepSeekEdgeError as error:  # a report, which no engine depends on
+            self._notes.append(f"{name}: no layer information: {error}")
 
     def _timed(self, trials: dict[str, Trial], runners: Mapping[str, Any]) -> list[Trial]:
         if len(runners) > 1:

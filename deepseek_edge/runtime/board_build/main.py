@@ -1,6 +1,6 @@
 """Command line of dse_build.py.
 
-    python3 dse_build.py FOLDER [--state DIR] [--wait SECONDS] [--rebuild] [--retry]
+    python3 dse_build.py FOLDER [--state DIR] [--wait SECONDS] [--rebuild] [--retry] [--verbose]
 
 FOLDER holds recipe.json, the graphs and golden tensors that it names. One JSON object is printed:
 ``action`` ("reused", "built", "serving-old", "fallback"), ``program`` that serves, ``engine``
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from deepseek_edge.errors import DeepSeekEdgeError, MissingToolError
 from deepseek_edge.runtime.board_build.board import Board
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         recipe = read_recipe(folder)
         store = EngineStore(folder / "engines" if options.state is None else Path(options.state))
-        build = DeferredBuild(recipe, store, open_board)
+        build = DeferredBuild(recipe, store, open_board, _narrator(options.verbose))
         outcome = build.ensure(wait_s=options.wait, rebuild=options.rebuild, retry=options.retry)
     except DeepSeekEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -72,7 +72,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--wait", type=float, default=0.0, help="seconds to wait for another build")
     parser.add_argument("--rebuild", action="store_true", help="even if an old one could serve")
     parser.add_argument("--retry", action="store_true", help="build even if that failed before")
+    parser.add_argument("--verbose", action="store_true", help="say each step on stderr")
     return parser.parse_args(arguments)
+
+
+def _narrator(is_verbose: bool) -> Callable[[str], None]:
+    def narrate(step: str) -> None:
+        if is_verbose:
+            print(step, file=sys.stderr, flush=True)
+
+    return narrate
 
 
 def _rebuild_in_background(folder: str, state: Path) -> None:

@@ -17,6 +17,7 @@ RECORD_FILE = "engine.json"
 ATTEMPT_FILE = "attempt.json"
 LOCK_FILE = "build.lock"
 CACHE_FILE = "timing.cache"
+LAYERS_FILE = "layers.json"
 _TEMPORARY = ".tmp"
 _ENGINE = ".engine"
 _POLL_S = 0.2
@@ -136,6 +137,10 @@ class EngineStore:
     def write_cache(self, packed: bytes) -> None:
         """Keep a packed timing cache."""
         self._write(CACHE_FILE, packed)
+
+    def write_layers(self, text: str) -> None:
+        """Keep the layer information of the engine that is about to serve."""
+        self._write(LAYERS_FILE, text.encode("utf-8"))
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         try:

@@ -122,6 +122,8 @@ def build_arguments(
         # It measures after building, and has no option against it that all versions know.
         *("--iterations=1", "--duration=0", "--warmUp=0"),
     ]
+    if options.is_detailed:
+        arguments.append("--profilingVerbosity=detailed")
     if options.timing_cache is not None:
         arguments.append(f"--timingCacheFile={folder / 'timing.cache'}")
     if options.precision == "float32":
@@ -164,6 +166,13 @@ class TrtexecRunner:
         path = self._folder / "times.json"
         self._execute([f"--exportTimes={path}", f"--iterations={repetitions}", "--duration=0"])
         return parse_times(path.read_text("utf-8"))[-repetitions:]
+
+    def layer_information(self) -> str:
+        """JSON of the engine's layers."""
+        path = self._folder / "layers.json"
+        detailed = ["--profilingVerbosity=detailed", "--iterations=1", "--duration=0"]
+        self._execute([f"--exportLayerInfo={path}", *detailed])
+        return path.read_text("utf-8", "replace")
 
     def close(self) -> None:
         """Remove the files; twice is fine."""

@@ -66,6 +66,9 @@ def test_engines_shrink_with_the_precision(trt: Any, sm: str) -> None:
     assert len(float32.data) > 4 * weights
     assert 2 * weights < len(half.data) < 0.6 * len(float32.data)
     assert weights < len(int8.data) < 0.4 * len(float32.data)
+    assert weights <= (int8.weights_bytes or 0) < 1.1 * weights
+    mixed = build_engine(quantized(), trt=trt, precision="int8", sm=sm, rest="float16")
+    assert weights <= (mixed.weights_bytes or 0) < 1.1 * weights
     assert (int8.sm, int8.precision, int8.timing_cache) == (sm, "int8", None)
     assert int8.builder.startswith("tensorrt_rtx 1.7.1")
 

@@ -124,5 +124,8 @@ class StandInRunner:
         assert self.is_open
         return [self.board.durations_ns[self.precision]] * repetitions
 
+    def layer_information(self) -> str:
+        return json.dumps({"Layers": [{"Name": self.precision}]})
+
     def close(self) -> None:
         self.is_open = False

@@ -18,7 +18,7 @@ from deepseek_edge.runtime.board_build.build_recipe import read_recipe
 from deepseek_edge.runtime.board_build.flow import DeferredBuild, Outcome
 from deepseek_edge.runtime.board_build.store import EngineStore
 from tests.runtime.board_build.samples import make_folder
-from tests.runtime.board_build.stand_in import NANO, StandIn
+from tests.runtime.board_build.stand_in import NANO, StandIn, StandInRunner
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,14 @@ def test_only_the_winner_and_its_record_stay_on_the_disk(place: Place) -> None:
     place.ensure()
     names = {path.name for path in place.store.folder.iterdir()}
     engine = place.record["engine"]["file"]
-    assert names == {"engine.json", engine, "build.lock", "timing.cache"}
+    assert names == {"engine.json", engine, "build.lock", "timing.cache", "layers.json"}
+
+
+def test_the_winners_layers_are_kept(place: Place) -> None:
+    place.board.durations_ns = {"int8": 700_000, "float16": 600_000}
+    place.ensure()
+    layers = json.loads((place.store.folder / "layers.json").read_text())
+    assert layers == {"Layers": [{"Name": "float16"}]}
 
 
 def test_a_second_start_builds_nothing(place: Place) -> None:
@@ -340,6 +347,31 @@ def test_a_full_disk_is_a_reason_and_not_a_crash(
     # It ended, so it doesn't count as killed.
     assert place.store.read_attempt() is None
     assert place.ensure().action == "built"
+
+
+def test_a_gpu_that_is_lost_while_timing_is_a_reason(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(self: StandInRunner, repetitions: int) -> list[int]:
+        raise DeviceError("the GPU failed")
+
+    monkeypatch.setattr(StandInRunner, "time", lose)
+    outcome = place.ensure()
+    assert (outcome.action, outcome.reason) == ("fallback", "the GPU failed")
+    monkeypatch.undo()
+    assert place.ensure().action == "built"
+
+
+def test_layers_that_are_not_said_are_no_obstacle(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: StandInRunner) -> str:
+        raise UnsupportedError("no inspector")
+
+    monkeypatch.setattr(StandInRunner, "layer_information", refuse)
+    outcome = place.ensure()
+    assert outcome.action == "built"
+    assert outcome.notes[0] == "int8: no layer information: no inspector"
 
 
 def test_a_process_that_is_building_makes_others_use_the_next_program(place: Place) -> None:

@@ -36,6 +36,8 @@ if "exportOutput" in given:
     values = [2 * v for v in struct.unpack(f"<{{len(data) // 4}}f", data)]
     row = {{"name": "y", "dimensions": "1x2", "values": values}}
     json.dump([row], open(given["exportOutput"], "w"))
+if "exportLayerInfo" in given:
+    open(given["exportLayerInfo"], "w").write('{{"Layers": []}}')
 if "exportTimes" in given:
     rows = [{{"latencyMs": 9, "computeMs": 0.5}}] * (int(given["iterations"]) + 3)
     json.dump(rows, open(given["exportTimes"], "w"))
@@ -127,6 +129,7 @@ def test_an_engine_is_built_and_run(program: str) -> None:
     runner = board.open(built.engine)
     assert isinstance(runner, TrtexecRunner)
     assert runner.run({"x": struct.pack("<2f", 1, -3)}) == {"y": struct.pack("<2f", 2, -6)}
+    assert runner.layer_information() == '{"Layers": []}'
     # The last ones: trtexec may run more often than it was told.
     assert runner.time(4) == [500_000] * 4
     runner.close()

@@ -1,0 +1,122 @@
+"""What a bundle carries so that the board can build its engine: graphs, golden tensors, a recipe.
+
+``deepseek_edge.runtime.board_build`` reads it, there as dse_build.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from deepseek_edge.backends.tensorrt import DEFAULT_WORKSPACE_BYTES, prepare_graph
+from deepseek_edge.digest import digest_bytes
+from deepseek_edge.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+    Array = np.ndarray[Any, Any]
+
+RECIPE_SCHEMA = 1
+GRAPH_FILES = {
+    "int8": "graph.onnx",
+    "float16": "graph-fp16.onnx",
+    "float32": "graph-fp32.onnx",
+}
+REPETITIONS = 50
+
+
+def deferred_files(
+    name: str,
+    models: Mapping[str, onnx.ModelProto],
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, Mapping[str, Array]],
+    tolerances: Mapping[str, Mapping[str, float]],
+    *,
+    fallback: Sequence[str],
+    workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
+    rest: str = "float32",
+) -> dict[str, bytes]:
+    """The files of a deferred build.
+
+    Args:
+        name: of the model, for messages.
+        models: by precision, of ``GRAPH_FILES``: the Q/DQ graph for int8, the float graph for the
+            others. The board measures all that it can build and keeps the fastest that is right.
+        inputs: golden inputs, by name.
+        outputs: by precision: what a reference gives for them, by name.
+        tolerances: by precision: largest absolute difference of each output.
+        fallback: ids of the programs that take over without an engine, best first.
+        workspace_bytes: device memory that a layer may use while it runs.
+        rest: of the int8 graph, as ``prepare_graph`` takes it: "float16" for boards whose TensorRT
+            is strongly typed.
+
+    Returns:
+        Contents by path in the program's folder; the same for the same arguments.
+
+    Raises:
+        UnsupportedError: TensorRT's parser can't take a graph (``prepare_graph``).
+        InputError: outputs or a tolerance of a precision are missing.
+    """
+    files: dict[str, bytes] = {}
+    graphs = {
+        precision: _graph(
+            files,
+            precision,
+            prepare_graph(model, precision, rest=rest),
+            outputs.get(precision, {}),
+            tolerances.get(precision, {}),
+        )
+        for precision, model in models.items()
+    }
+    table = {
+        "schema": RECIPE_SCHEMA,
+        "model": name,
+        "workspace_bytes": workspace_bytes,
+        "repetitions": REPETITIONS,
+        "inputs": _tensors(files, "golden/input", inputs),
+        "graphs": graphs,
+        "fallback": list(fallback),
+    }
+    files["recipe.json"] = (json.dumps(table, indent=1, sort_keys=True) + "\n").encode()
+    return files
+
+
+def _graph(
+    files: dict[str, bytes],
+    precision: str,
+    graph: onnx.ModelProto,
+    outputs: Mapping[str, Array],
+    tolerances: Mapping[str, float],
+) -> dict[str, Any]:
+    """Add the files of one precision; what the recipe says of them."""
+    if not outputs or set(outputs) != set(tolerances):
+        raise InputError(f"golden outputs and tolerances of {precision} are not the same")
+    file = GRAPH_FILES[precision]
+    files[file] = graph.SerializeToString(deterministic=True)
+    golden = _tensors(files, f"golden/{precision}.output", outputs)
+    for tensor in golden:
+        tensor["tolerance"] = float(tolerances[tensor["name"]])
+    return {"file": file, "sha256": digest_bytes(files[file]), "outputs": golden}
+
+
+def _tensors(
+    files: dict[str, bytes], prefix: str, values: Mapping[str, Array]
+) -> list[dict[str, Any]]:
+    return [
+        _tensor(files, f"{prefix}.{place}.bin", name, value)
+        for place, (name, value) in enumerate(values.items())
+    ]
+
+
+def _tensor(files: dict[str, bytes], path: str, name: str, value: Array) -> dict[str, Any]:
+    files[path] = value.astype(value.dtype.newbyteorder("<")).tobytes()
+    return {
+        "name": name,
+        "dtype": str(value.dtype),
+        "shape": list(value.shape),
+        "file": path,
+        "sha256": digest_bytes(files[path]),
+    }

@@ -1,0 +1,89 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepseek_edge.backends.tensorrt.deferred import deferred_files
+from deepseek_edge.errors import InputError, UnsupportedError
+from deepseek_edge.quantization import QuantConfig, Quantizer
+from deepseek_edge.runtime.board_build.build_recipe import read_recipe
+from deepseek_edge.runtime.board_build.flow import DeferredBuild
+from deepseek_edge.runtime.board_build.store import EngineStore
+from tests.quantization.graphs import residual, samples
+from tests.runtime.board_build.stand_in import StandIn, execute
+
+(X,) = samples(1, seed=9)
+
+
+def quantized(scheme: Any = "symmetric") -> Any:
+    quantizer = Quantizer(residual(), QuantConfig(quant_scheme=scheme, rounding="nearest"))
+    return quantizer.calibrate(samples(16)).quantize().model
+
+
+def files_of(model: Any, **changes: Any) -> dict[str, bytes]:
+    models = {"int8": model, "float16": residual()}
+    outputs = {
+        precision: {
+            "y": np.frombuffer(
+                execute(m.SerializeToString(), {"x": X["x"].tobytes()})["y"], np.float32
+            ).reshape(1, 5)
+        }
+        for precision, m in models.items()
+    }
+    arguments: dict[str, Any] = {
+        "models": models,
+        "inputs": X,
+        "outputs": outputs,
+        "tolerances": {"int8": {"y": 0.05}, "float16": {"y": 0.02}},
+        "fallback": ["cuda-int8", "cpu-int8"],
+        **changes,
+    }
+    return deferred_files("residual", **arguments)
+
+
+def test_a_board_can_build_from_the_files(tmp_path: Path) -> None:
+    for name, data in files_of(quantized()).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    recipe = read_recipe(tmp_path)
+    assert recipe.model == "residual"
+    assert recipe.fallback == ("cuda-int8", "cpu-int8")
+    board = StandIn(tmp_path / "gpu")
+    outcome = DeferredBuild(recipe, EngineStore(tmp_path / "engines"), lambda: board).ensure()
+    assert (outcome.action, outcome.program) == ("built", "tensorrt-int8")
+    assert board.builds == ["int8", "float16"]
+
+
+def test_the_same_arguments_give_the_same_bytes() -> None:
+    assert files_of(quantized()) == files_of(quantized())
+
+
+def test_files_have_fixed_names() -> None:
+    files = files_of(quantized())
+    assert set(files) == {
+        "graph.onnx",
+        "graph-fp16.onnx",
+        "recipe.json",
+        "golden/input.0.bin",
+        "golden/int8.output.0.bin",
+        "golden/float16.output.0.bin",
+    }
+
+
+def test_a_graph_that_tensorrt_cannot_take_is_refused_here() -> None:
+    with pytest.raises(UnsupportedError, match="zero point 0"):
+        files_of(quantized("asymmetric"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tolerances": {"int8": {"y": 1.0}}},
+        {"tolerances": {"int8": {}, "float16": {}}},
+        {"outputs": {}},
+    ],
+)
+def test_outputs_without_a_tolerance_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="tolerances of"):
+        files_of(quantized(), **changes)
