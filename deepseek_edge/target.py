@@ -51,10 +51,18 @@ class Gpu:
     Attributes:
         arch: NVIDIA's name of the instruction set, e.g. "sm_87".
         multiprocessors: how many it has at least; kernels are cut for so many.
+        tensorrt: the oldest version that engines are built with on the board, e.g. "10.3"; None:
+            no engines.
     """
 
     arch: Annotated[str, msgspec.Meta(pattern=r"^sm_\d{2,3}$")]
     multiprocessors: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
+    tensorrt: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+$")] | None = None
+
+    @property
+    def is_strongly_typed(self) -> bool:
+        """TensorRT takes precisions from the graph's types: from 10 on, before by flags."""
+        return self.tensorrt is not None and int(self.tensorrt.split(".")[0]) >= 10
 
 
 @dataclass(frozen=True)

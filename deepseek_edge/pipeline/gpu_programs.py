@@ -1,26 +1,35 @@
 """The programs for a target's GPU, beside the one for its CPU, which takes over from both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deepseek_edge.artifacts import Layers
+from deepseek_edge.artifacts import Entry, Layers, Program
 from deepseek_edge.device.probes.nvidia_driver import Driver, find_driver
 from deepseek_edge.errors import UnsupportedError
+from deepseek_edge.files import write_atomic
 from deepseek_edge.integer_form import is_quantized
-from deepseek_edge.parity import Reference
+from deepseek_edge.parity import Reference, Tensors, output_range
 from deepseek_edge.pipeline.checking import CheckedProgram, check_program
 from deepseek_edge.pipeline.choosing import CompileProgram
-from deepseek_edge.pipeline.engine_recipe import (
-    EngineGraph,
-    engine_program,
-    write_engine_recipe,
-)
 from deepseek_edge.pipeline.gate import Job, Passed
 from deepseek_edge.pipeline.plan import model_name
 from deepseek_edge.pipeline.program_choice import runs_on
 from deepseek_edge.report import ProgramReport
+from deepseek_edge.runtime.board_build.build_recipe import RECIPE_FILE
+from deepseek_edge.runtime.single_file import DSE_BUILD_FILE, dse_build_source
+from deepseek_edge.target import Gpu
+
+if TYPE_CHECKING:
+    import onnx
+
+    from deepseek_edge.backends.tensorrt.deferred import Candidate
+
+# How far an engine may be from the reference, as a share of the output's range. TensorRT rounds
+# where it likes between Q/DQ nodes, and may sum float16 in float16. No board has confirmed these.
+ENGINE_TOLERANCES: Mapping[str, float] = {"int8": 0.05, "float16": 0.02, "float32": 0.002}
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ def make_gpu_programs(
         ("TensorRT", partial(_make_engine_recipe, job, passed)),
     )
     # The CUDA program first: the recipe names it as the one that takes over.
-    for name, make in makers:
+    for name, make in makers if target.gpu.tensorrt else makers[:1]:
         others = [cpu, *(one.report.program.id for one in programs)]
         try:
             with job.clock.stage("gpu"):
@@ -125,33 +134,75 @@ def _gpu_here(job: Job, instruments: GpuInstruments, arch: str) -> str | None:
 
 
 def _make_engine_recipe(job: Job, passed: Passed, fallback: list[str]) -> CheckedProgram:
-    from deepseek_edge.backends.tensorrt import DEFAULT_WORKSPACE_BYTES, prepare_graph
+    """What an engine is built from on the board, as a program that has run nowhere."""
+    from deepseek_edge.backends.tensorrt.deferred import Candidate, deferred_files
 
     target, compiled, checked = job.one.target, passed.compiled, passed.checked
     assert target.gpu is not None
-    given = job.origin.model
-    graphs: list[EngineGraph] = []
-    layers = compiled.program.layers
+    candidates: dict[str, Candidate] = {}
     if is_quantized(compiled.graph):
-        graphs.append(EngineGraph("int8", prepare_graph(compiled.graph, "int8"), checked.outputs))
-    else:
-        layers = Layers(layers.total, 0, 0, layers.total, None)
-    if not is_quantized(given):
-        precision = "float16" if graphs else float_precision(job.request.precision)
+        candidates["int8"] = _candidate(compiled.graph, checked.outputs, "int8")
+    if not is_quantized(job.origin.model):
+        floats = "float16" if candidates else float_precision(job.request.precision)
         outputs = job.origin.reference.run(checked.inputs)
-        graphs.append(EngineGraph(precision, prepare_graph(given, precision), outputs))
-    entry = compiled.program.entries[0]
-    files = write_engine_recipe(
-        _folder(job, "tensorrt"),
-        graphs,
+        candidates[floats] = _candidate(job.origin.model, outputs, floats)
+    files = deferred_files(
+        model_name(job.request.model),
+        candidates,
         checked.inputs,
-        entry,
-        model=model_name(job.request.model),
-        workspace_bytes=DEFAULT_WORKSPACE_BYTES,
         fallback=fallback,
+        rest="float16" if target.gpu.is_strongly_typed else "float32",
     )
-    program = engine_program(files, graphs[0].precision, entry, layers, target.gpu)
+    folder = _folder(job, "tensorrt")
+    for name, content in {**files, DSE_BUILD_FILE: dse_build_source()}.items():
+        write_atomic(folder / name, content)
+    program = engine_program(
+        folder, [*files, DSE_BUILD_FILE], compiled.program, next(iter(candidates)), target.gpu
+    )
     return CheckedProgram(ProgramReport(program, None, None, None), {}, {})
+
+
+def _candidate(model: "onnx.ModelProto", outputs: Tensors, precision: str) -> "Candidate":
+    from deepseek_edge.backends.tensorrt.deferred import Candidate
+
+    tolerances = {
+        name: ENGINE_TOLERANCES[precision] * output_range(value) for name, value in outputs.items()
+    }
+    return Candidate(model, outputs, tolerances)
+
+
+def engine_program(
+    folder: Path, names: Sequence[str], cpu: Program, precision: str, gpu: Gpu
+) -> Program:
+    """Describe the files of a deferred build as a program.
+
+    Args:
+        folder: where they lie.
+        names: of the files.
+        cpu: the program for the CPU, of the same graph.
+        precision: of the best graph.
+        gpu: of the target.
+    """
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    entry, layers = cpu.entries[0], cpu.layers
+    if precision != "int8":
+        halves = layers.total if precision == "float16" else 0
+        layers = Layers(layers.total, 0, halves, layers.total - halves, None)
+    return Program(
+        id=f"tensorrt-{precision}",
+        backend="tensorrt",
+        precision=precision,
+        library=folder / RECIPE_FILE,
+        entries=(Entry(entry.name, entry.inputs, entry.outputs, ()),),
+        features=(),
+        size_bytes=sum(sizes.values()),
+        code_bytes=sizes[DSE_BUILD_FILE],
+        weights_bytes=sum(size for name, size in sizes.items() if name.endswith(".onnx")),
+        arena_bytes=0,
+        layers=layers,
+        gpu=gpu.arch,
+        more_files=tuple(folder / name for name in sorted(names) if name != RECIPE_FILE),
+    )
 
 
 def float_precision(asked: str | None) -> str:

@@ -41,7 +41,7 @@ def compile_tiny(
 ) -> CompileReport:
     path = folder / "tiny.onnx"
     onnx.save(tiny_onnx(), path)
-    fields = {"model": str(path), "output": folder / "out.dse", "targets": ("host-cuda",)}
+    fields = {"model": str(path), "output": folder / "out.dse", "targets": ("jetson-orin",)}
     (report,) = compile_model(
         CompileRequest(**(fields | changes)),
         compile_program=TinyBackend(),
@@ -50,19 +50,19 @@ def compile_tiny(
     return report
 
 
+@pytest.mark.emulated
 def test_a_gpus_programs_come_before_the_cpus(tmp_path: Path) -> None:
     report = compile_tiny(tmp_path, Cuda())
     found = [(one.program.id, one.program.gpu, one.verified) for one in report.programs]
     assert found == [
-        ("tensorrt-float32", "sm_90", None),
-        ("cuda-float32", "sm_90", None),
-        ("cpu-float32", None, "host"),
+        ("tensorrt-float32", "sm_87", None),
+        ("cuda-float32", "sm_87", None),
+        ("cpu-float32", None, "qemu"),
     ]
     assert report.notes == ()
     with open_bundle(report.bundle) as bundle:
         assert [program.id for program in bundle.manifest.programs] == [id for id, _, _ in found]
-        # There is no such GPU here.
-        with open_program_of(bundle, "host") as program:
+        with open_program_of(bundle, "qemu") as program:
             assert program.record.id == "cpu-float32"
             assert len(program.passed_over) == 2
 
@@ -120,21 +120,24 @@ def test_the_cpu_program_alone_is_made_if_that_is_asked_for(tmp_path: Path) -> N
 
 def test_with_the_gpu_here_its_program_is_run_and_judged(tmp_path: Path) -> None:
     here = Driver("13.0", (Gpu("NVIDIA H100", "sm_90"),), None)
-    report = compile_tiny(tmp_path, Cuda(), here)
-    assert report.programs[1].verified == "gpu:NVIDIA H100"
-    assert report.programs[1].parity_graph is not None
+    report = compile_tiny(tmp_path, Cuda(), here, targets=("host-cuda",))
+    # There is no TensorRT for this target.
+    assert [one.program.id for one in report.programs] == ["cuda-float32", "cpu-float32"]
+    assert report.programs[0].verified == "gpu:NVIDIA H100"
+    assert report.programs[0].parity_graph is not None
     with pytest.raises(ParityError, match="output 'y' is off by"):
-        compile_tiny(tmp_path, Cuda(error=0.05), here)
+        compile_tiny(tmp_path, Cuda(error=0.05), here, targets=("host-cuda",))
 
 
 def test_half_floats_may_be_ten_times_as_far_off(tmp_path: Path) -> None:
     here = Driver("13.0", (Gpu("NVIDIA H100", "sm_90"),), None)
-    report = compile_tiny(tmp_path, Cuda(error=0.01), here, precision="float16")
-    parity = report.programs[1].parity_graph
+    changes = {"targets": ("host-cuda",), "precision": "float16"}
+    report = compile_tiny(tmp_path, Cuda(error=0.01), here, **changes)
+    parity = report.programs[0].parity_graph
     assert parity is not None
     assert 1e-3 < parity.max_abs < 1e-2
     with pytest.raises(ParityError, match="1e-03 is allowed"):
-        compile_tiny(tmp_path, Cuda(error=0.01), here, precision="float32")
+        compile_tiny(tmp_path, Cuda(error=0.01), here, **(changes | {"precision": "float32"}))
 
 
 def test_a_missing_compiler_is_found_before_anything_runs(

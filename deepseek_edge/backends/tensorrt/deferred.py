@@ -54,7 +54,7 @@ def deferred_files(
             is strongly typed.
 
     Returns:
-        Contents by path in the program's folder; the same for the same arguments.
+        Contents by name in the program's folder; the same for the same arguments.
 
     Raises:
         UnsupportedError: TensorRT's parser can't take a graph (``prepare_graph``).
@@ -76,7 +76,7 @@ def deferred_files(
         "model": name,
         "workspace_bytes": workspace_bytes,
         "repetitions": REPETITIONS,
-        "inputs": _tensors(files, "golden/input", inputs),
+        "inputs": _tensors(files, "input", inputs),
         "graphs": graphs,
         "fallback": list(fallback),
     }
@@ -96,7 +96,7 @@ def _graph(
         raise InputError(f"golden outputs and tolerances of {precision} are not the same")
     file = GRAPH_FILES[precision]
     files[file] = graph.SerializeToString(deterministic=True)
-    golden = _tensors(files, f"golden/{precision}.output", outputs)
+    golden = _tensors(files, f"{precision}-output", outputs)
     for tensor in golden:
         tensor["tolerance"] = float(tolerances[tensor["name"]])
     return {"file": file, "sha256": digest_bytes(files[file]), "outputs": golden}
