@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deepseek_edge.backends.tensorrt import DEFAULT_WORKSPACE_BYTES, prepare_graph
@@ -28,12 +29,25 @@ GRAPH_FILES = {
 REPETITIONS = 50
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A graph that the board may build, and what its engine must give for the golden inputs.
+
+    Attributes:
+        model: the Q/DQ graph for int8, the float graph for other precisions.
+        outputs: a reference's, by name.
+        tolerances: largest absolute difference of each output, by name.
+    """
+
+    model: onnx.ModelProto
+    outputs: Mapping[str, Array]
+    tolerances: Mapping[str, float]
+
+
 def deferred_files(
     name: str,
-    models: Mapping[str, onnx.ModelProto],
+    candidates: Mapping[str, Candidate],
     inputs: Mapping[str, Array],
-    outputs: Mapping[str, Mapping[str, Array]],
-    tolerances: Mapping[str, Mapping[str, float]],
     *,
     fallback: Sequence[str],
     workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
@@ -43,11 +57,9 @@ def deferred_files(
 
     Args:
         name: of the model, for messages.
-        models: by precision, of ``GRAPH_FILES``: the Q/DQ graph for int8, the float graph for the
-            others. The board measures all that it can build and keeps the fastest that is right.
+        candidates: by precision, of ``GRAPH_FILES``. The board measures all that it can build and
+            keeps the fastest that is right.
         inputs: golden inputs, by name.
-        outputs: by precision: what a reference gives for them, by name.
-        tolerances: by precision: largest absolute difference of each output.
         fallback: ids of the programs that take over without an engine, best first.
         workspace_bytes: device memory that a layer may use while it runs.
         rest: of the int8 graph, as ``prepare_graph`` takes it: "float16" for boards whose TensorRT
@@ -58,19 +70,10 @@ def deferred_files(
 
     Raises:
         UnsupportedError: TensorRT's parser can't take a graph (``prepare_graph``).
-        InputError: outputs or a tolerance of a precision are missing.
+        InputError: outputs or a tolerance of a candidate are missing.
     """
     files: dict[str, bytes] = {}
-    graphs = {
-        precision: _graph(
-            files,
-            precision,
-            prepare_graph(model, precision, rest=rest),
-            outputs.get(precision, {}),
-            tolerances.get(precision, {}),
-        )
-        for precision, model in models.items()
-    }
+    graphs = {p: _graph(files, p, one, rest) for p, one in candidates.items()}
     table = {
         "schema": RECIPE_SCHEMA,
         "model": name,
@@ -85,16 +88,14 @@ def deferred_files(
 
 
 def _graph(
-    files: dict[str, bytes],
-    precision: str,
-    graph: onnx.ModelProto,
-    outputs: Mapping[str, Array],
-    tolerances: Mapping[str, float],
+    files: dict[str, bytes], precision: str, candidate: Candidate, rest: str
 ) -> dict[str, Any]:
     """Add the files of one precision; what the recipe says of them."""
+    outputs, tolerances = candidate.outputs, candidate.tolerances
     if not outputs or set(outputs) != set(tolerances):
         raise InputError(f"golden outputs and tolerances of {precision} are not the same")
     file = GRAPH_FILES[precision]
+    graph = prepare_graph(candidate.model, precision, rest=rest)
     files[file] = graph.SerializeToString(deterministic=True)
     golden = _tensors(files, f"{precision}-output", outputs)
     for tensor in golden:

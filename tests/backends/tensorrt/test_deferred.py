@@ -1,10 +1,11 @@
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deepseek_edge.backends.tensorrt.deferred import deferred_files
+from deepseek_edge.backends.tensorrt.deferred import Candidate, deferred_files
 from deepseek_edge.errors import InputError, UnsupportedError
 from deepseek_edge.quantization import QuantConfig, Quantizer
 from deepseek_edge.runtime.board_build.build_recipe import read_recipe
@@ -21,25 +22,16 @@ def quantized(scheme: Any = "symmetric") -> Any:
     return quantizer.calibrate(samples(16)).quantize().model
 
 
+def candidate(model: Any, tolerance: float) -> Candidate:
+    raw = execute(model.SerializeToString(), {"x": X["x"].tobytes()})["y"]
+    output = np.frombuffer(raw, np.float32).reshape(1, 5)
+    return Candidate(model, {"y": output}, {"y": tolerance})
+
+
 def files_of(model: Any, **changes: Any) -> dict[str, bytes]:
-    models = {"int8": model, "float16": residual()}
-    outputs = {
-        precision: {
-            "y": np.frombuffer(
-                execute(m.SerializeToString(), {"x": X["x"].tobytes()})["y"], np.float32
-            ).reshape(1, 5)
-        }
-        for precision, m in models.items()
-    }
-    arguments: dict[str, Any] = {
-        "models": models,
-        "inputs": X,
-        "outputs": outputs,
-        "tolerances": {"int8": {"y": 0.05}, "float16": {"y": 0.02}},
-        "fallback": ["cuda-int8", "cpu-int8"],
-        **changes,
-    }
-    return deferred_files("residual", **arguments)
+    candidates = {"int8": candidate(model, 0.05), "float16": candidate(residual(), 0.02)}
+    arguments: dict[str, Any] = {"fallback": ["cuda-int8", "cpu-int8"], **changes}
+    return deferred_files("residual", candidates, X, **arguments)
 
 
 def test_a_board_can_build_from_the_files(tmp_path: Path) -> None:
@@ -76,14 +68,14 @@ def test_a_graph_that_tensorrt_cannot_take_is_refused_here() -> None:
         files_of(quantized("asymmetric"))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"tolerances": {"int8": {"y": 1.0}}},
-        {"tolerances": {"int8": {}, "float16": {}}},
-        {"outputs": {}},
-    ],
-)
-def test_outputs_without_a_tolerance_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="tolerances of"):
-        files_of(quantized(), **changes)
+@pytest.mark.parametrize("part", ["outputs", "tolerances"])
+def test_outputs_and_tolerances_go_together(part: str) -> None:
+    incomplete = dataclasses.replace(candidate(quantized(), 1.0), **{part: {}})
+    with pytest.raises(InputError, match="tolerances of int8"):
+        deferred_files("residual", {"int8": incomplete}, X, fallback=[])
+
+
+def test_the_rest_of_int8_may_be_half() -> None:
+    whole, mixed = files_of(quantized()), files_of(quantized(), rest="float16")
+    assert whole["graph.onnx"] != mixed["graph.onnx"]
+    assert whole["graph-fp16.onnx"] == mixed["graph-fp16.onnx"]
