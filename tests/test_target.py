@@ -118,8 +118,14 @@ def test_figures_of_the_boards() -> None:
     orin, xavier = load_target("jetson-orin"), load_target("jetson-xavier")
     assert (pi_4.mcpu, pi_4.features, pi_4.glibc) == ("cortex-a72", (), "2.36")
     assert (pi_5.mcpu, pi_5.features) == ("cortex-a76", ("dotprod", "fullfp16"))
-    assert (orin.mcpu, orin.glibc, orin.gpu) == ("cortex-a78ae", "2.31", Gpu("sm_87"))
-    assert (xavier.mcpu, xavier.features, xavier.gpu) == ("carmel", ("fullfp16",), Gpu("sm_72"))
+    assert (orin.mcpu, orin.glibc, orin.gpu) == (
+        "cortex-a78ae",
+        "2.31",
+        Gpu("sm_87", tensorrt="10.3"),
+    )
+    assert (xavier.mcpu, xavier.features) == ("carmel", ("fullfp16",))
+    assert xavier.gpu == Gpu("sm_72", tensorrt="8.5")
+    assert [gpu.is_strongly_typed for gpu in (orin.gpu, xavier.gpu) if gpu] == [True, False]
     assert not orin.qdq.zero_point
     android = load_target("android-arm64")
     assert (android.os, android.android_api, android.glibc) == ("android", 24, None)

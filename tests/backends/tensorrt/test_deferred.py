@@ -57,9 +57,9 @@ def test_files_have_fixed_names() -> None:
         "graph.onnx",
         "graph-fp16.onnx",
         "recipe.json",
-        "golden/input.0.bin",
-        "golden/int8.output.0.bin",
-        "golden/float16.output.0.bin",
+        "input.0.bin",
+        "int8-output.0.bin",
+        "float16-output.0.bin",
     }
 
 
