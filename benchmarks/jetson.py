@@ -7,8 +7,10 @@ what stayed int8: a quarter of the float32 engine's. The rest is kernels; RTX ke
 each int8 convolution, whatever its size. FILE is written after each model; rows of models that
 aren't named are kept.
 
-A row: ``model, target, program, ok, engine_bytes, float_engine_bytes, sm, reason``, and
-``weights_bytes, float_weights_bytes``.
+A row: ``model, target, program, ok, engine_bytes, float_engine_bytes, sm, reason``, and of an
+engine ``weights_bytes, float_weights_bytes``. The other rows are the programs of the bundles that
+``compile --precision int8`` makes for Orin and Xavier: ``program_bytes``, and where it was
+``verified``.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.jetson_bundle import bundle_rows
 from benchmarks.machine import versions
 from benchmarks.models import MODELS, model_path
 from deepseek_edge.backends.tensorrt import EngineFile, build_engine, load_tensorrt_rtx
@@ -147,8 +150,13 @@ def engine_row(
 
 
 def rows_of(model: str, trt: Any) -> Iterator[Row]:
-    """All rows of a model, whatever makes them."""
+    """All rows of a model: its engines here, and the programs of its bundles."""
     yield from engine_rows(model, trt)
+    try:
+        path = model_path(model)
+    except DeepSeekEdgeError:
+        return  # the rows of its engines say why
+    yield from bundle_rows(model, path)
 
 
 def kept_rows(path: Path, models: Sequence[str]) -> list[Row]:

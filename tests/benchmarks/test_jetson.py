@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import jetson
 from benchmarks.jetson import engine_row, engine_rows, kept_rows, report, try_engine
+from benchmarks.jetson_bundle import bundle_rows, program_row
 from deepseek_edge.backends.tensorrt import EngineFile
 from deepseek_edge.errors import UsageError
 from tests.backends.tensorrt.fake_trt import FakeTensorRT, Parsed
@@ -103,3 +104,21 @@ def test_committed_engines_kept_their_weights_in_int8() -> None:
         # OpenNSFW's weights are few beside 51 kernels.
         most = 0.55 if row["model"] == "opennsfw" else 0.45
         assert row["engine_bytes"] <= most * row["float_engine_bytes"]
+
+
+@pytest.mark.tvm
+def test_a_bundle_has_three_programs_for_each_board(small: Path) -> None:
+    rows = list(bundle_rows("resnet-18", small))
+    assert [(row["target"], row["program"], row["sm"]) for row in rows] == [
+        (target, program, sm if program != "cpu-int8" else None)
+        for target, sm in (("jetson-orin", "8.7"), ("jetson-xavier", "7.2"))
+        for program in ("tensorrt-int8", "cuda-int8", "cpu-int8")
+    ]
+    assert all(row["ok"] and row["reason"] is None and row["program_bytes"] for row in rows)
+    assert all(set(KEYS[:8]) <= set(row) for row in rows)
+
+
+def test_a_program_that_is_missing_has_the_note_about_it() -> None:
+    row = program_row("m", "jetson-orin", "cuda", "no CUDA program: Loop; cpu-int8 takes over")
+    assert (row["ok"], row["program"]) == (False, "cuda")
+    assert row["reason"] == "no CUDA program: Loop; cpu-int8 takes over"
