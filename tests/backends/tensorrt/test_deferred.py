@@ -70,7 +70,8 @@ def test_a_graph_that_tensorrt_cannot_take_is_refused_here() -> None:
 
 @pytest.mark.parametrize("part", ["outputs", "tolerances"])
 def test_outputs_and_tolerances_go_together(part: str) -> None:
-    incomplete = dataclasses.replace(candidate(quantized(), 1.0), **{part: {}})
+    nothing: dict[str, Any] = {part: {}}
+    incomplete = dataclasses.replace(candidate(quantized(), 1.0), **nothing)
     with pytest.raises(InputError, match="tolerances of int8"):
         deferred_files("residual", {"int8": incomplete}, X, fallback=[])
 
