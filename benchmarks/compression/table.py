@@ -26,8 +26,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
             row["name"],
             row["seed"],
             _change(row["params_before"] / 1e6, row["params_after"] / 1e6, ".2f"),
-            # A float graph's own: packed for Winograd they are larger.
-            _change(row["params_before"] * 4e-6, row["weights_bytes_after"] / 1e6, ".1f"),
+            _change(row["params_before"] * 4e-6, _weights_mb(row), ".1f"),
             f"{row['top1_before']:.2f} %",
             f"{row['top1_after']:.2f} %",
             f"{row['drop_pp']:+.2f} +- {row['ci_pp']:.2f}",
@@ -37,6 +36,13 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
             f"{large[0] / large[1]:.2f}x",
         ]
         yield f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _weights_mb(row: Row) -> float:
+    """Of the compressed net: a float graph's own, since packed for Winograd they are larger."""
+    if row["int8_macs_share"] is None:
+        return row["params_after"] * 4e-6
+    return row["weights_bytes_after"] / 1e6
 
 
 def _change(before: float, after: float, form: str) -> str:
