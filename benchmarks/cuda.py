@@ -128,7 +128,7 @@ def write_golden(model: Any, batches: Sequence[int], path: Path) -> None:
     from deepseek_edge.parity import Reference, graph_inputs, sample_inputs
 
     reference, specs = Reference(model), graph_inputs(model)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for batch in batches:
         samples = [sample_inputs(model, specs, number) for number in range(batch)]
         outputs = [reference.run(sample) for sample in samples]

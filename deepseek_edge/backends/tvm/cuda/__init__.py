@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deepseek_edge.backends.tvm.cuda.source import SourceTable
     from deepseek_edge.backends.tvm.emit import EntryTable, StepRow
     from deepseek_edge.backends.tvm.fuse import FusedStep
+    from deepseek_edge.backends.tvm.graph import Graph
 
 Progress = Callable[[str, int, int], None]
 
@@ -56,8 +57,6 @@ def compile_cuda_program(
     from deepseek_edge.backends.tvm.cuda.emit import write_cuda_program
     from deepseek_edge.backends.tvm.cuda.source import SourceTable
     from deepseek_edge.backends.tvm.emit import Constants
-    from deepseek_edge.backends.tvm.link import link_program
-    from deepseek_edge.toolchain import runtime_sources
 
     gpu = _gpu(target)
     kernels, constants = SourceTable(), Constants()
@@ -70,13 +69,7 @@ def compile_cuda_program(
     rows = [(table, launches) for table, launches, _, _ in compiled]
     write_cuda_program(rows, kernels, constants, gpu, work_dir)
     progress("link", 0, 1)
-    library = link_program(
-        work_dir,
-        target,
-        kernels=Path("kernels.cubin"),
-        sources=tuple(sorted((runtime_sources() / "cuda").glob("*.c"))),
-        libraries=("-ldl",),
-    )
+    library = _link(work_dir, target)
     entries = [(table, entry, layers) for table, _, entry, layers in compiled]
     return _program(library, entries, constants.size_bytes, precision)
 
@@ -91,6 +84,20 @@ def _cubin(kernels: "SourceTable", gpu: Gpu, work_dir: Path) -> bytes:
     cubin = compile_cubin(text, gpu.arch)
     check_cubin(cubin, gpu.arch, kernels.names)
     return cubin
+
+
+def _link(work_dir: Path, target: Target) -> Path:
+    """The library, with the launcher besides the runtime."""
+    from deepseek_edge.backends.tvm.link import link_program
+    from deepseek_edge.toolchain import runtime_sources
+
+    return link_program(
+        work_dir,
+        target,
+        kernels=Path("kernels.cubin"),
+        sources=tuple(sorted((runtime_sources() / "cuda").glob("*.c"))),
+        libraries=("-ldl",),
+    )
 
 
 def _gpu(target: Target) -> Gpu:
@@ -138,17 +145,24 @@ def _compile_entry(
     """One batch size: its kernels go into the shared table."""
     from deepseek_edge.backends.tvm import batch_name, prepare, views
     from deepseek_edge.backends.tvm.cuda.half import store_as_half
-    from deepseek_edge.backends.tvm.cuda.launch import Board, Workspace
+    from deepseek_edge.backends.tvm.cuda.launch import Board, Workspace, is_fast
+    from deepseek_edge.backends.tvm.cuda.rewrite import for_tensor_cores
     from deepseek_edge.backends.tvm.emit import EntryTable
     from deepseek_edge.backends.tvm.memory import lifetimes, plan
 
-    graph, fused, layers = prepare(model, target, batch, storage="int8")
+    def rewrite(graph: "Graph", layers: Layers) -> None:
+        if is_fast(target):
+            for_tensor_cores(graph, is_half=is_half(layers))
+
+    def is_half(layers: Layers) -> bool:
+        return not layers.int8 and precision != "float32"
+
+    graph, fused, layers = prepare(model, target, batch, storage="int8", rewrite=rewrite)
     roots = views(graph)
-    is_half = not layers.int8 and precision != "float32"
-    if is_half:
+    board = Board.of(target, is_half=is_half(layers))
+    if board.is_half:
         store_as_half(graph, roots)
         layers = Layers(layers.total, 0, layers.total, 0, None)
-    board = Board.of(target, is_half=is_half)
     rows, launches, steps = _schedule(
         fused, board, kernels, lambda n: progress(f"schedule {batch_name(batch)}", n, len(fused))
     )

@@ -14,6 +14,11 @@ THREADS = 256  # of a block, where nothing asks for another number
 _SHARED_BYTES = {7: 96 << 10, 8: 99 << 10, 9: 227 << 10}
 
 
+def is_fast(target: Target) -> bool:
+    """True if its GPU has the matrix instructions and asynchronous copies of mma_gemm.cuh."""
+    return target.gpu is not None and int(target.gpu.arch.removeprefix("sm_")) >= 80
+
+
 class Workspace(Value):
     """Device memory that a step uses for itself; it may overlap what others use."""
 
@@ -55,8 +60,8 @@ class Board:
 
     @property
     def has_fast_matrices(self) -> bool:
-        """True if it has the matrix instructions and asynchronous copies of mma_gemm.cuh."""
-        return self.sm >= 80
+        """As :func:`is_fast`."""
+        return is_fast(self.target)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ _PLAIN = {
     "Concat": movement.concat,
     "Gather": movement.gather,
     "LRN": images.local_response_norm,
+    "Pack": movement.pack,
     "Pad": movement.pad,
     "Slice": movement.slice_,
     "Transpose": movement.transpose,
@@ -45,7 +46,7 @@ def launch_of(step: FusedStep, board: Board) -> Launch:
         UnsupportedError: no schedule for the operator or its attributes, naming the node.
     """
     for node in step.nodes:
-        if not any(v is not None and v.dtype == "float16" for v in node.inputs):
+        if node.op != "Pack" and not any(v and v.dtype == "float16" for v in node.inputs):
             check_supported(node)
     launch = _launch(step, board)
     if len(launch.tensors) > MAX_TENSORS:

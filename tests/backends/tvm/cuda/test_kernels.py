@@ -40,6 +40,7 @@ def add_products(c: Cases) -> None:
     c.add("Conv", normal(1, 12, 7, 7), Const(normal(20, 6, 3, 3)), group=2, dilations=[2, 2])
     c.add("Conv", normal(1, 24, 7, 7), Const(normal(24, 1, 3, 3)), group=24, pads=[1, 1, 1, 1])
     c.add("Conv", normal(1, 5, 6, 6), Const(normal(5, 1, 3, 3)), group=5, strides=[2, 2])
+    c.add("Conv", normal(1, 16, 9, 8), Const(normal(24, 16, 1, 1)), strides=[2, 3])
     c.add("Conv", normal(1, 5, 9), Const(normal(7, 5, 3)), pads=[1, 1])
     y = c.inner("Conv", normal(1, 64, 5, 5), Const(normal(40, 64, 1, 1)))
     y = c.inner("Add", y, normal(1, 40, 1, 1))
