@@ -23,20 +23,24 @@ class Workspace(Value):
     """Device memory that a step uses for itself; it may overlap what others use."""
 
 
+class Counters(Workspace):
+    """What blocks count their arrivals in: zero before and after every step, never overlapped."""
+
+
 @dataclass(frozen=True)
 class Board:
     """The GPU that kernels are made for.
 
     Attributes:
         sm: its instruction set: 87 is sm_87.
-        counters: int32, zero before and after every step that uses them.
+        counters: those of all steps.
         is_half: float weights and activations are half floats.
     """
 
     target: Target
     sm: int
     multiprocessors: int
-    counters: Workspace
+    counters: Counters
     is_half: bool
 
     @classmethod
@@ -50,7 +54,7 @@ class Board:
                 f"no kernels for {gpu.arch}",
                 hint="compute capabilities 7.x, 8.x and 9.x have some",
             )
-        counters = Workspace("counters", "int32", (MOST_COUNTERS,))
+        counters = Counters("counters", "int32", (MOST_COUNTERS,))
         return cls(target, sm, gpu.multiprocessors, counters, is_half)
 
     @property

@@ -2,8 +2,8 @@
 
 NVRTC comes from PyPI and is called through ctypes, as its header has it (NVRTC 12.9,
 https://docs.nvidia.com/cuda/nvrtc/, read 2026-11-27). A driver loads the code of toolkits of its
-own major version and of older ones: code for Xavier, whose last driver is for CUDA 11.4, comes
-from NVRTC 11, all other from NVRTC 12.
+own major version and of older ones: code for Jetsons, where JetPack 5 has a driver for CUDA 11.4,
+comes from NVRTC 11, so that JetPack 5, 6 and 7 all load it; for newer GPUs from NVRTC 12.
 """
 
 import ctypes
@@ -42,8 +42,8 @@ _CUDA_12 = Toolkit(12, "libnvrtc.so.12", "nvidia-cuda-nvrtc-cu12==12.9.86")
 
 
 def toolkit_of(arch: str) -> Toolkit:
-    """Whose compiler makes the code of a GPU, e.g. of "sm_72"."""
-    return _CUDA_11 if int(arch.removeprefix("sm_")) < 75 else _CUDA_12
+    """Whose compiler makes the code of a GPU, e.g. of "sm_72"; CUDA 11.8 knows up to sm_90."""
+    return _CUDA_11 if int(arch.removeprefix("sm_")) < 90 else _CUDA_12
 
 
 def compile_cubin(text: str, arch: str) -> bytes:

@@ -15,6 +15,7 @@ from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own name for it
 from deepseek_edge.backends.tvm.cuda.fusion import DeviceFusion, number_of
 from deepseek_edge.backends.tvm.cuda.threads import FENCE, as_stored, memory_type, number_type
 from deepseek_edge.backends.tvm.graph import Value
+from deepseek_edge.backends.tvm.schedules.functions import converted
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Expr,
     device_code,
@@ -96,7 +97,10 @@ class Epilogue:
                 for i, value in enumerate(self.fusion.operands)
             }
             self.fusion.argue(T.decl_buffer((1,), kind, data=pointer), operands)
-            result = scaled(total, tables) if self.sum_type == "int32" else biased(total, tables)
+            result = scaled(total, tables) if "factor" in tables else biased(total, tables)
+            anchor = self.fusion.step.anchor
+            assert anchor is not None
+            result = converted(result, 1, number_type(anchor.output))
             self.fusion.finish(result, index(0), index(0), 1)
         return builder.get()
 

@@ -117,6 +117,13 @@ static inline float dse_rounded(float value) {
   volatile float kept = value;
   return kept;
 }
+static inline int dse_dot4(int a, int b, int sum) {
+  int8_t x[4], y[4];
+  memcpy(x, &a, 4);
+  memcpy(y, &b, 4);
+  for (int i = 0; i < 4; i++) sum += x[i] * y[i];
+  return sum;
+}
 template <class T>
 static inline T dse_shuffle(T value, int distance) {
   return emulated::exchange(value)[emulated::current % 32 ^ distance];

@@ -18,7 +18,7 @@ from deepseek_edge.errors import UnsupportedError
 from deepseek_edge.quantization import QuantConfig, Quantizer
 from deepseek_edge.target import load_target
 from tests.backends.tvm import oracle
-from tests.backends.tvm.cuda.emulation import compiled, computed, gpu_target
+from tests.backends.tvm.cuda.emulation import compiled, computed, gpu_target, running
 from tests.backends.tvm.oracle import Cases, Const, difference, reference
 
 Array = NDArray[Any]
@@ -174,6 +174,15 @@ def test_the_same_model_gives_the_same_bytes_in_any_folder(tmp_path: Path) -> No
     assert libraries[0] == libraries[1]
 
 
+def test_images_are_read_in_steps_and_by_four_channels(tmp_path: Path) -> None:
+    cases = Cases()
+    y = cases.inner("Conv", normal(1, 3, 9, 9), Const(normal(16, 3, 3, 3)))
+    cases.add("Conv", y, Const(normal(24, 16, 1, 1)), strides=[2, 2])
+    (entry,) = compiled(cases.model(), tmp_path, precision="float16").entries
+    # Without tensor cores' rewriting: Conv, Slice, Conv, Transpose.
+    assert [step.op for step in entry.steps] == ["Pack", "Conv", "Conv", "Transpose"]
+
+
 def test_a_target_without_a_gpu_is_refused(tmp_path: Path) -> None:
     cases = Cases()
     cases.add("Relu", normal(3))
@@ -206,3 +215,22 @@ def test_batches_share_weights(tmp_path: Path) -> None:
     assert [entry.name for entry in programs[1, 4].entries] == ["batch1", "batch4"]
     added = programs[1, 4].weights_bytes - programs[1,].weights_bytes
     assert added < 64 * 8 * 9  # tiles may be cut otherwise, weights aren't stored again
+
+
+def test_entries_leave_each_others_counters_alone(tmp_path: Path) -> None:
+    c = Cases()
+    c.add("Conv", normal(1, 256, 4, 4), Const(normal(32, 256, 3, 3)), pads=[1, 1, 1, 1])
+    program = compile_cuda_program(
+        c.model(),
+        gpu_target(),
+        batches=(1, 2),
+        work_dir=tmp_path,
+        progress=lambda stage, done, total: None,
+    )
+    (name,), (one,) = c.feeds, c.feeds.values()
+    with running(program.library, tmp_path) as engine:
+        first = engine.run({name: one})
+        engine.run({name: np.concatenate([one, one])}, entry=1)
+        again = engine.run({name: one})
+    for output, value in first.items():
+        np.testing.assert_array_equal(again[output], value)

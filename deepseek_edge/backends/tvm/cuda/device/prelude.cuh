@@ -42,6 +42,12 @@ DSE_DEVICE float dse_rounded(float value) {
   return value;
 }
 
+// Four products of int8, added.
+DSE_DEVICE int dse_dot4(int a, int b, int sum) {
+  asm("dp4a.s32.s32 %0, %1, %2, %0;" : "+r"(sum) : "r"(a), "r"(b));
+  return sum;
+}
+
 template <class T>
 DSE_DEVICE T dse_shuffle(T value, int distance) {
   return __shfl_xor_sync(0xffffffffu, value, distance);
