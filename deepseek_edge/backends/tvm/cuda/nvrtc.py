@@ -68,7 +68,7 @@ def compile_cubin(text: str, arch: str) -> bytes:
             f"--gpu-architecture={arch}",
             "--std=c++17",
             "--device-as-default-execution-space",  # generic lambdas have no place to say so
-            # As LLVM on the CPU: products and sums are one operation, but for dse_rounded's.
+            # As LLVM on the CPU: products and sums are one operation, but for dse_product.
             "--fmad=true",
         ]
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))

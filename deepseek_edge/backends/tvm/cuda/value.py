@@ -13,7 +13,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own name for it
 
 from deepseek_edge.backends.tvm.cuda.fusion import DeviceFusion, number_of
-from deepseek_edge.backends.tvm.cuda.threads import FENCE, as_stored, memory_type, number_type
+from deepseek_edge.backends.tvm.cuda.threads import MULTIPLY, as_stored, memory_type, number_type
 from deepseek_edge.backends.tvm.graph import Value
 from deepseek_edge.backends.tvm.schedules.functions import converted
 from deepseek_edge.backends.tvm.schedules.kernel import (
@@ -82,7 +82,7 @@ class Epilogue:
 
     def function(self) -> Any:
         """In C: void (Out *out, sum, one number a table, one an operand)."""
-        with device_code(FENCE), IRBuilder() as builder, T.prim_func():
+        with device_code(MULTIPLY), IRBuilder() as builder, T.prim_func():
             T.func_name("kernel")
             T.func_attr({"calling_conv": 2, "global_symbol": "kernel", "tirx.noalias": True})
             kind = memory_type(self.fusion.out)

@@ -14,11 +14,18 @@ from numpy.typing import NDArray
 pytest.importorskip("nvidia.cuda_nvrtc", reason="NVRTC is the extra cuda")
 
 from deepseek_edge.backends.tvm.cuda import compile_cuda_program
-from deepseek_edge.errors import UnsupportedError
+from deepseek_edge.errors import DeviceError, UnsupportedError
 from deepseek_edge.quantization import QuantConfig, Quantizer
+from deepseek_edge.runtime.engine import Engine
 from deepseek_edge.target import load_target
 from tests.backends.tvm import oracle
-from tests.backends.tvm.cuda.emulation import compiled, computed, gpu_target, running
+from tests.backends.tvm.cuda.emulation import (
+    compiled,
+    computed,
+    driver,
+    gpu_target,
+    running,
+)
 from tests.backends.tvm.oracle import Cases, Const, difference, reference
 
 Array = NDArray[Any]
@@ -138,6 +145,8 @@ def test_integer_layers_give_the_integers_of_the_cpu_program(tmp_path: Path, arc
         np.testing.assert_array_equal(actual[name], value)
     text = (folder / "kernels.cu").read_text()
     assert ("dse_mma_gemm<S>" in text) == (arch == "sm_87")
+    # A GPU's assembler fuses "mul.f32" with what follows, whatever stands between them in C++.
+    assert "__fmul_rn(a, b)" in text and text.count("dse_product(") > 1
 
 
 def test_blocks_that_share_a_sum_add_it_in_one_order(tmp_path: Path) -> None:
@@ -234,3 +243,23 @@ def test_entries_leave_each_others_counters_alone(tmp_path: Path) -> None:
         again = engine.run({name: one})
     for output, value in first.items():
         np.testing.assert_array_equal(again[output], value)
+
+
+def test_the_engine_says_what_the_machine_lacks(tmp_path: Path) -> None:
+    c = Cases()
+    c.add("Relu", normal(4))
+    library = compiled(c.model(), tmp_path, precision=None).library
+    fake = driver()
+    for version, sm, message in (
+        (11040, 90, "the driver is for CUDA 11.4; this program needs one for CUDA 12.0"),
+        (13000, 0, "the NVIDIA driver sees no GPU"),
+        (13000, 80, "the GPU has compute capability 8.0; this program is for 9.0"),
+    ):
+        fake.fake_reset(version, sm)
+        with pytest.raises(UnsupportedError, match=message):
+            Engine(library)
+    with running(library, tmp_path) as engine:
+        fake.fake_fail(3, 719)
+        with pytest.raises(DeviceError, match="cuLaunchKernel: injected"):
+            engine.run(c.feeds)
+        fake.fake_fail(0, 0)
