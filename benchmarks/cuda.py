@@ -128,7 +128,7 @@ def write_golden(model: Any, batches: Sequence[int], path: Path) -> None:
     from deepseek_edge.parity import Reference, graph_inputs, sample_inputs
 
     reference, specs = Reference(model), graph_inputs(model)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for batch in batches:
         samples = [sample_inputs(model, specs, number) for number in range(batch)]
         outputs = [reference.run(sample) for sample in samples]
@@ -141,8 +141,11 @@ def write_golden(model: Any, batches: Sequence[int], path: Path) -> None:
 
 
 def collect(folder: Path, results: Sequence[Path]) -> dict[str, Any]:
-    """The report: every run's rows with parity and roofline, beside that run's torch."""
-    rows: list[Row] = []
+    """The report: every run's rows with parity and roofline, beside that run's torch.
+
+    Of a model that was run more than once the last run's rows are kept.
+    """
+    found: dict[tuple[str, str, int], Row] = {}
     runs = []
     for number, path in enumerate(results):
         import numpy as np
@@ -150,9 +153,12 @@ def collect(folder: Path, results: Sequence[Path]) -> dict[str, Any]:
         report = json.loads((path / "rows.json").read_text())
         outputs = np.load(path / "outputs.npz")
         torch = {(row["model"], row["batch"]): row for row in report["torch"]}
+        report["device"] = report["device"].splitlines()[0]  # one GPU of those that there are
         runs.append({key: report[key] for key in ("device", "python", "loaded", "failures")})
         for row in report["rows"]:
-            rows.append({"run": number, **_finished(row, folder, outputs, torch, report["device"])})
+            done = _finished(row, folder, outputs, torch, report["device"])
+            found[row["model"], row["precision"], row["batch"]] = {"run": number, **done}
+    rows = [found[key] for key in sorted(found)]
     packages = ("apache-tvm", "nvidia-cuda-nvrtc-cu12", "onnxruntime")
     return {
         "schema": 1,

@@ -16,10 +16,10 @@ PINS = {
     "apache-tvm-ffi": "0.1.14.post1",
     "ziglang": "0.17.0",
 }
-# Compilers for GPUs; none needs a GPU. JetPack 5's driver is of CUDA 11 and loads no newer cubins.
+# Compilers for GPUs; none needs a GPU.
 GPU_PACKAGES = {
-    "nvidia-cuda-nvrtc-cu12": ("cuda", "CUDA programs for Jetson Orin and for this machine's GPU"),
-    "nvidia-cuda-nvrtc-cu11": ("cuda", "CUDA programs for Jetson Xavier"),
+    "nvidia-cuda-nvrtc-cu11": ("cuda", "CUDA programs for Jetson Xavier and Orin"),
+    "nvidia-cuda-nvrtc-cu12": ("cuda", "CUDA programs for GPUs from Hopper on"),
     "tensorrt-rtx-cu13": ("tensorrt-rtx", "building engines without a Jetson, to check graphs"),
 }
 QEMU_PROGRAMS = ("qemu-aarch64-static", "qemu-aarch64")
@@ -98,10 +98,10 @@ def nvrtc_package(arch: str) -> str:
     """The package whose compiler makes machine code for a GPU.
 
     A driver loads what toolkits of its own major version or of an older one made (NVIDIA, CUDA
-    Compatibility, docs.nvidia.com/deploy/cuda-compatibility, read 2026-11-26), and Xavier's last
-    one is for CUDA 11.4.
+    Compatibility, docs.nvidia.com/deploy/cuda-compatibility, read 2026-11-26), and JetPack 5's is
+    for CUDA 11.4. CUDA 11.8 knows GPUs up to sm_90, but not the tensor cores of that.
     """
-    return f"nvidia-cuda-nvrtc-cu{11 if int(arch.removeprefix('sm_')) < 75 else 12}"
+    return f"nvidia-cuda-nvrtc-cu{11 if int(arch.removeprefix('sm_')) < 90 else 12}"
 
 
 def check_plots() -> None:

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepseek_edge.errors import DeepSeekEdgeError, InputError, ModelError, UnsupportedError
+from deepseek_edge.errors import (
+    DeepSeekEdgeError,
+    DeviceError,
+    InputError,
+    ModelError,
+    UnsupportedError,
+)
 from deepseek_edge.runtime import abi
 from deepseek_edge.tensors import DTYPE_CODES, TensorSpec
 
@@ -46,7 +52,9 @@ class Engine:
 
     Raises:
         ModelError: the file is missing, or no compiled model for this kind of CPU.
-        UnsupportedError: this CPU lacks a feature that the kernels use, named in the message.
+        UnsupportedError: this CPU or GPU lacks what the kernels use, or its driver is too old or
+            missing; the message says what.
+        DeviceError: the GPU failed; also from every method that runs.
         DeepSeekEdgeError: no memory or no threads.
     """
 
@@ -154,9 +162,19 @@ class Engine:
                 self._last_error(),
                 hint="compile the model for this CPU, e.g. with --target host",
             )
+        if status in (abi.ERROR_NO_DEVICE, abi.ERROR_DRIVER):
+            raise UnsupportedError(
+                self._last_error(),
+                hint="the bundle's CPU program needs no GPU and no driver",
+            )
         self._check(status)
 
     def _check(self, status: int) -> None:
+        if status == abi.ERROR_DEVICE_LOST:
+            raise DeviceError(
+                self._last_error(),
+                hint="close the engine; if the GPU doesn't come back, end the process",
+            )
         if status != abi.OK:
             raise DeepSeekEdgeError(self._last_error())
 

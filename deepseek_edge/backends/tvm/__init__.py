@@ -127,7 +127,12 @@ def _compile_entry(
 
 
 def prepare(
-    model: "onnx.ModelProto", target: Target, batch: int, *, storage: str | None = None
+    model: "onnx.ModelProto",
+    target: Target,
+    batch: int,
+    *,
+    storage: str | None = None,
+    rewrite: "Callable[[Graph, Layers], None] | None" = None,
 ) -> "tuple[Graph, list[FusedStep], Layers]":
     """Everything that comes before schedules: the graph, its steps, and how layers compute.
 
@@ -136,6 +141,7 @@ def prepare(
         target: likewise.
         batch: of this entry.
         storage: how int8 activations lie in memory; None: as the target's CPU multiplies them.
+        rewrite: the last pass before the graph is cut into steps.
 
     Raises:
         UnsupportedError, ModelError: as :func:`compile_program`.
@@ -155,6 +161,8 @@ def prepare(
     simplify(graph)
     hoist_unary(graph)
     channels_last(graph)
+    if rewrite is not None:
+        rewrite(graph, layers)
     own_outputs(graph, [info.name for info in model.graph.output])
     for node in graph.nodes:
         node.attrs["items"] = batch

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deepseek_edge.backends.tvm.cuda.source import SourceTable
     from deepseek_edge.backends.tvm.emit import EntryTable, StepRow
     from deepseek_edge.backends.tvm.fuse import FusedStep
+    from deepseek_edge.backends.tvm.graph import Graph
 
 Progress = Callable[[str, int, int], None]
 
@@ -53,11 +54,10 @@ def compile_cuda_program(
         ModelError: shapes that aren't static or contradict each other.
         MissingToolError: NVRTC is not installed.
     """
+    from deepseek_edge.backends.tvm.cuda.arena import place_counters
     from deepseek_edge.backends.tvm.cuda.emit import write_cuda_program
     from deepseek_edge.backends.tvm.cuda.source import SourceTable
     from deepseek_edge.backends.tvm.emit import Constants
-    from deepseek_edge.backends.tvm.link import link_program
-    from deepseek_edge.toolchain import runtime_sources
 
     gpu = _gpu(target)
     kernels, constants = SourceTable(), Constants()
@@ -67,18 +67,13 @@ def compile_cuda_program(
     ]
     progress("compile kernels", 0, kernels.count)
     (work_dir / "kernels.cubin").write_bytes(_cubin(kernels, gpu, work_dir))
-    rows = [(table, launches) for table, launches, _, _ in compiled]
-    write_cuda_program(rows, kernels, constants, gpu, work_dir)
+    tables = place_counters([table for table, _, _, _ in compiled])
+    rows = [launches for _, launches, _, _ in compiled]
+    write_cuda_program(list(zip(tables, rows, strict=True)), kernels, constants, gpu, work_dir)
     progress("link", 0, 1)
-    library = link_program(
-        work_dir,
-        target,
-        kernels=Path("kernels.cubin"),
-        sources=tuple(sorted((runtime_sources() / "cuda").glob("*.c"))),
-        libraries=("-ldl",),
-    )
-    entries = [(table, entry, layers) for table, _, entry, layers in compiled]
-    return _program(library, entries, constants.size_bytes, precision)
+    library = _link(work_dir, target)
+    entries = [(entry, layers) for _, _, entry, layers in compiled]
+    return _program(library, tables, entries, constants.size_bytes, precision)
 
 
 def _cubin(kernels: "SourceTable", gpu: Gpu, work_dir: Path) -> bytes:
@@ -93,6 +88,20 @@ def _cubin(kernels: "SourceTable", gpu: Gpu, work_dir: Path) -> bytes:
     return cubin
 
 
+def _link(work_dir: Path, target: Target) -> Path:
+    """The library, with the launcher besides the runtime."""
+    from deepseek_edge.backends.tvm.link import link_program
+    from deepseek_edge.toolchain import runtime_sources
+
+    return link_program(
+        work_dir,
+        target,
+        kernels=Path("kernels.cubin"),
+        sources=tuple(sorted((runtime_sources() / "cuda").glob("*.c"))),
+        libraries=("-ldl",),
+    )
+
+
 def _gpu(target: Target) -> Gpu:
     if target.gpu is None:
         raise UnsupportedError(
@@ -104,24 +113,25 @@ def _gpu(target: Target) -> Gpu:
 
 def _program(
     library: Path,
-    compiled: "Sequence[tuple[EntryTable, Entry, Layers]]",
+    tables: "Sequence[EntryTable]",
+    compiled: Sequence[tuple[Entry, Layers]],
     weights_bytes: int,
     precision: str | None,
 ) -> Program:
     """What is known of a linked program; it needs no feature of the CPU."""
-    layers, size = compiled[0][2], library.stat().st_size
+    layers, size = compiled[0][1], library.stat().st_size
     kind = "int8" if layers.int8 else precision or "float16"
     return Program(
         id=f"cuda-{kind}",
         backend="tvm",
         precision=kind,
         library=library,
-        entries=tuple(entry for _, entry, _ in compiled),
+        entries=tuple(entry for entry, _ in compiled),
         features=(),
         size_bytes=size,
         code_bytes=size - weights_bytes,
         weights_bytes=weights_bytes,
-        arena_bytes=max(table.arena.size_bytes for table, _, _ in compiled),
+        arena_bytes=max(table.arena.size_bytes for table in tables),
         layers=layers,
     )
 
@@ -137,33 +147,31 @@ def _compile_entry(
 ) -> "tuple[EntryTable, list[LaunchRow], Entry, Layers]":
     """One batch size: its kernels go into the shared table."""
     from deepseek_edge.backends.tvm import batch_name, prepare, views
+    from deepseek_edge.backends.tvm.cuda.arena import plan_arena
     from deepseek_edge.backends.tvm.cuda.half import store_as_half
-    from deepseek_edge.backends.tvm.cuda.launch import Board, Workspace
+    from deepseek_edge.backends.tvm.cuda.launch import Board, is_fast
+    from deepseek_edge.backends.tvm.cuda.rewrite import for_tensor_cores
     from deepseek_edge.backends.tvm.emit import EntryTable
-    from deepseek_edge.backends.tvm.memory import lifetimes, plan
 
-    graph, fused, layers = prepare(model, target, batch, storage="int8")
+    def rewrite(graph: "Graph", layers: Layers) -> None:
+        if is_fast(target):
+            for_tensor_cores(graph, is_half=is_half(layers))
+
+    def is_half(layers: Layers) -> bool:
+        return not layers.int8 and precision != "float32"
+
+    graph, fused, layers = prepare(model, target, batch, storage="int8", rewrite=rewrite)
     roots = views(graph)
-    is_half = not layers.int8 and precision != "float32"
-    if is_half:
+    board = Board.of(target, is_half=is_half(layers))
+    if board.is_half:
         store_as_half(graph, roots)
         layers = Layers(layers.total, 0, layers.total, 0, None)
-    board = Board.of(target, is_half=is_half)
     rows, launches, steps = _schedule(
         fused, board, kernels, lambda n: progress(f"schedule {batch_name(batch)}", n, len(fused))
     )
-    counters = [board.counters] if any(board.counters in row.tensors for row in rows) else []
-    live = lifetimes(
-        [[value for value in row.tensors if value.data is None] for row in rows],
-        [
-            [*step.outputs, *(v for v in row.tensors if isinstance(v, Workspace))]
-            for step, row in zip(fused, rows, strict=True)
-        ],
-        [*graph.inputs, *graph.outputs, *counters],
-        roots,
-    )
+    arena = plan_arena(graph, fused, rows, roots)
     table = EntryTable(
-        batch_name(batch), tuple(graph.inputs), tuple(graph.outputs), tuple(rows), plan(live), roots
+        batch_name(batch), tuple(graph.inputs), tuple(graph.outputs), tuple(rows), arena, roots
     )
     specs = [tuple(v.spec for v in values) for values in (graph.inputs, graph.outputs)]
     return table, launches, Entry(table.name, specs[0], specs[1], tuple(steps)), layers

@@ -70,38 +70,8 @@ class Gathered:
 
     def constants(self) -> dict[str, int]:
         """What gather.cuh needs to know."""
-        shape, channels = self.shape, self.taps.shape[4]
-        first = shape.channels_first
-        is_padded = shape.can_miss_rows() or self._misses_columns()
-        return {
-            "BATCH": shape.batch,
-            "H": shape.height,
-            "W": shape.width,
-            "OH": shape.out_height,
-            "OW": shape.out_width,
-            "KH": shape.kernel_h,
-            "KW": shape.kernel_w,
-            "SH": shape.stride_h,
-            "SW": shape.stride_w,
-            "DH": shape.dilation_h,
-            "DW": shape.dilation_w,
-            "PT": shape.pad_top,
-            "PL": shape.pad_left,
-            "CG": channels,
-            "BATCH_STRIDE": shape.height * shape.width * shape.channels,
-            "LINE_STRIDE": shape.width * (1 if first else shape.channels),
-            "PIXEL_STRIDE": shape.pixel_stride,
-            "CHANNEL_STRIDE": shape.height * shape.width if first else 1,
-            "M": self.rows,
-            "IS_PADDED": int(is_padded),
-            "K": self.taps[0, 0].size,
-            "N": self.taps.shape[1],
-        }
-
-    def _misses_columns(self) -> bool:
-        shape = self.shape
-        last = (shape.out_width - 1) * shape.stride_w - shape.pad_left
-        return shape.pad_left > 0 or last + (shape.kernel_w - 1) * shape.dilation_w >= shape.width
+        sizes = {"CG": self.taps.shape[4], "K": self.taps[0, 0].size, "N": self.taps.shape[1]}
+        return {**window_constants(self.shape), **sizes}
 
     def weights(self, array: Array, *, dtype: str) -> Value:
         """A packed form of ``taps``: int8 where it is that, else of the dtype."""
@@ -117,6 +87,36 @@ class Gathered:
     def source(self) -> str:
         """What its constants are named after."""
         return self.node.source or self.node.output.name
+
+
+def window_constants(shape: Geometry) -> dict[str, int]:
+    """Of gather.cuh, those of the windows alone."""
+    first = shape.channels_first
+    last = (shape.out_width - 1) * shape.stride_w - shape.pad_left
+    misses_columns = (
+        shape.pad_left > 0 or last + (shape.kernel_w - 1) * shape.dilation_w >= shape.width
+    )
+    return {
+        "BATCH": shape.batch,
+        "H": shape.height,
+        "W": shape.width,
+        "OH": shape.out_height,
+        "OW": shape.out_width,
+        "KH": shape.kernel_h,
+        "KW": shape.kernel_w,
+        "SH": shape.stride_h,
+        "SW": shape.stride_w,
+        "DH": shape.dilation_h,
+        "DW": shape.dilation_w,
+        "PT": shape.pad_top,
+        "PL": shape.pad_left,
+        "BATCH_STRIDE": shape.height * shape.width * shape.channels,
+        "LINE_STRIDE": shape.width * (1 if first else shape.channels),
+        "PIXEL_STRIDE": shape.pixel_stride,
+        "CHANNEL_STRIDE": shape.height * shape.width if first else 1,
+        "M": shape.batch * shape.out_height * shape.out_width,
+        "IS_PADDED": int(shape.can_miss_rows() or misses_columns),
+    }
 
 
 def _flat(value: Value | None) -> Value | None:

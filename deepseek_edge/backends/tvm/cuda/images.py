@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from tvm import tirx
 
 from deepseek_edge.backends.tvm.cuda.fusion import DeviceFusion
+from deepseek_edge.backends.tvm.cuda.gathered import window_constants
 from deepseek_edge.backends.tvm.cuda.launch import Launch
+from deepseek_edge.backends.tvm.cuda.template import template
 from deepseek_edge.backends.tvm.cuda.threads import (
     Tensor,
     launch_threads,
     load_number,
     number_type,
 )
+from deepseek_edge.backends.tvm.cuda.value import Epilogue
 from deepseek_edge.backends.tvm.graph import Node, Value, constant
 from deepseek_edge.backends.tvm.schedules.arithmetic import apply_input_scale
 from deepseek_edge.backends.tvm.schedules.functions import exp, fconst, log
@@ -28,6 +31,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     when,
     zeros,
 )
+from deepseek_edge.backends.tvm.schedules.lowering import ceil_div
 from deepseek_edge.backends.tvm.schedules.spatial import reaches, transpose_weights
 from deepseek_edge.backends.tvm.schedules.window import pixel_counts
 
@@ -45,6 +49,8 @@ def pooling(node: Node, fusion: DeviceFusion) -> Launch:
     size = (1, kernel[0]) if len(kernel) == 1 else (kernel[0], kernel[1])
     shape, is_max = Geometry.of(node, size), node.op == "MaxPool"
     dtype = number_type(node.value(0)) if is_max else "float32"
+    if is_max and shape.channels % 4 == 0 and dtype in ("float32", "int8"):
+        return _max_pool(node, fusion, shape)
     counts: list[Value] = []
     if not is_max:
         counts.append(constant(f"{node.source}/count", pixel_counts(node, shape)))
@@ -78,6 +84,27 @@ def pooling(node: Node, fusion: DeviceFusion) -> Launch:
     tensors = [node.value(0), *counts, *fusion.tensors]
     outputs = shape.batch * shape.out_height * shape.out_width * shape.channels
     return launch_threads(tensors, outputs, body, work=outputs * shape.kernel_h * shape.kernel_w)
+
+
+def _max_pool(node: Node, fusion: DeviceFusion, shape: Geometry) -> Launch:
+    """Some channels a thread."""
+    x, width = node.value(0), 8 if shape.channels % 8 == 0 else 4
+    sum_type = "int32" if x.dtype == "int8" else "float32"
+    epilogue = Epilogue.of(fusion, {}, sum_type)
+    tensors = [x, *epilogue.tensors]
+    numbers = {**window_constants(shape), "C": shape.channels, "V": width}
+    kernel = template(
+        "pooling.cuh",
+        tensors,
+        numbers=numbers,
+        call=f"dse_max_pool<S>(t0, {epilogue.text(1, shape.channels, width)})",
+        epilogue=epilogue,
+        threads=128,
+    )
+    outputs = node.output.elements
+    blocks = ceil_div(outputs // width, 128)
+    work = outputs * shape.kernel_h * shape.kernel_w
+    return Launch(kernel, tuple(tensors), (blocks, 1, 1), work, 128)
 
 
 def resize(node: Node, fusion: DeviceFusion) -> Launch:

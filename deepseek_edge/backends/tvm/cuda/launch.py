@@ -14,8 +14,17 @@ THREADS = 256  # of a block, where nothing asks for another number
 _SHARED_BYTES = {7: 96 << 10, 8: 99 << 10, 9: 227 << 10}
 
 
+def is_fast(target: Target) -> bool:
+    """True if its GPU has the matrix instructions and asynchronous copies of mma_gemm.cuh."""
+    return target.gpu is not None and int(target.gpu.arch.removeprefix("sm_")) >= 80
+
+
 class Workspace(Value):
     """Device memory that a step uses for itself; it may overlap what others use."""
+
+
+class Counters(Workspace):
+    """What blocks count their arrivals in: zero before and after every step, never overlapped."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +33,14 @@ class Board:
 
     Attributes:
         sm: its instruction set: 87 is sm_87.
-        counters: int32, zero before and after every step that uses them.
+        counters: those of all steps.
         is_half: float weights and activations are half floats.
     """
 
     target: Target
     sm: int
     multiprocessors: int
-    counters: Workspace
+    counters: Counters
     is_half: bool
 
     @classmethod
@@ -45,7 +54,7 @@ class Board:
                 f"no kernels for {gpu.arch}",
                 hint="compute capabilities 7.x, 8.x and 9.x have some",
             )
-        counters = Workspace("counters", "int32", (MOST_COUNTERS,))
+        counters = Counters("counters", "int32", (MOST_COUNTERS,))
         return cls(target, sm, gpu.multiprocessors, counters, is_half)
 
     @property
@@ -55,8 +64,8 @@ class Board:
 
     @property
     def has_fast_matrices(self) -> bool:
-        """True if it has the matrix instructions and asynchronous copies of mma_gemm.cuh."""
-        return self.sm >= 80
+        """As :func:`is_fast`."""
+        return is_fast(self.target)
 
 
 @dataclass(frozen=True)

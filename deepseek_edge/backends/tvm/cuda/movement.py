@@ -130,3 +130,28 @@ def gather(node: Node) -> Launch:
         target.store(number, source.load(bind(base + tirx.indexmod(number, index(run)))))
 
     return launch_threads([x, where, out], out.elements, body)
+
+
+def pack(node: Node) -> Launch:
+    """NHWC with channels filled up, of NHWC or NCHW (rewrite.py): a thread a channel."""
+    x, out = node.value(0), node.output
+    height, width, channels = out.shape[1:]
+    has_first, fill = node.attrs["channels_first"], node.attrs["fill"]
+    given = x.shape[1] if has_first else x.shape[3]
+
+    def body(tensors: Tensors, number: Expr) -> None:
+        source, target = tensors
+        pixel = bind(tirx.indexdiv(number, index(channels)))
+        channel = bind(tirx.indexmod(number, index(channels)))
+        at = pixel * index(given) + channel
+        if has_first:
+            item = tirx.indexdiv(pixel, index(height * width))
+            place = tirx.indexmod(pixel, index(height * width))
+            at = (item * index(given) + channel) * index(height * width) + place
+        exists = channel < index(given)
+        with when(exists):
+            target.store(number, source.load(bind(at)))
+        with otherwise(exists):
+            target.store(number, literal(fill, number_type(out), 1))
+
+    return launch_threads([x, out], out.elements, body)

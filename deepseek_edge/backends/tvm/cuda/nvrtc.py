@@ -2,8 +2,8 @@
 
 NVRTC comes from PyPI and is called through ctypes, as its header has it (NVRTC 12.9,
 https://docs.nvidia.com/cuda/nvrtc/, read 2026-11-27). A driver loads the code of toolkits of its
-own major version and of older ones: code for Xavier, whose last driver is for CUDA 11.4, comes
-from NVRTC 11, all other from NVRTC 12.
+own major version and of older ones: code for Jetsons, where JetPack 5 has a driver for CUDA 11.4,
+comes from NVRTC 11, so that JetPack 5, 6 and 7 all load it; for newer GPUs from NVRTC 12.
 """
 
 import ctypes
@@ -69,7 +69,7 @@ def compile_cubin(text: str, arch: str) -> bytes:
             f"--gpu-architecture={arch}",
             "--std=c++17",
             "--device-as-default-execution-space",  # generic lambdas have no place to say so
-            # As LLVM on the CPU: products and sums are one operation, but for dse_rounded's.
+            # As LLVM on the CPU: products and sums are one operation, but for dse_product.
             "--fmad=true",
         ]
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))

@@ -6,16 +6,14 @@ floats or int8, else without. Depthwise convolutions read each input a few times
 product. Two activations are multiplied a result a thread.
 """
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
 from deepseek_edge.backends.tvm.cuda.activations import activation_product
 from deepseek_edge.backends.tvm.cuda.fusion import DeviceFusion
 from deepseek_edge.backends.tvm.cuda.gathered import Gathered
-from deepseek_edge.backends.tvm.cuda.launch import Board, Launch, Template, Workspace
+from deepseek_edge.backends.tvm.cuda.launch import Board, Launch, Workspace
+from deepseek_edge.backends.tvm.cuda.template import template
 from deepseek_edge.backends.tvm.cuda.tiles import Product, Tile, choose_tile
-from deepseek_edge.backends.tvm.cuda.value import C_MEMORY, Epilogue
 from deepseek_edge.backends.tvm.fuse import FusedStep
 from deepseek_edge.backends.tvm.graph import Node, Value
 from deepseek_edge.backends.tvm.schedules.geometry import Geometry
@@ -81,8 +79,7 @@ def depthwise(product: Gathered) -> Launch:
     call = f"dse_depthwise<S>(t0, t1, {functor})"
     threads = 128
     blocks = ceil_div(product.rows * shape.channels // width, threads)
-    kernel = _template(
-        product,
+    kernel = template(
         "depthwise.cuh",
         tensors,
         numbers=numbers,
@@ -94,29 +91,34 @@ def depthwise(product: Gathered) -> Launch:
 
 
 def simt_gemm(product: Gathered) -> Launch:
-    """64 x 64 results a block, by multiplications of single numbers."""
+    """64 x 64 results a block, by multiplications of single numbers, or of four int8."""
     groups, columns = product.taps.shape[:2]
     padded = ceil_div(columns, _SIMT_TILE) * _SIMT_TILE
-    lines = product.taps.reshape(groups, columns, -1).transpose(0, 2, 1)
-    lines = np.pad(lines, [(0, 0), (0, 0), (0, padded - columns)])
+    constants = product.constants()
+    in_fours = product.is_integer and constants["CHANNEL_STRIDE"] == 1
+    in_fours &= constants["CG"] % 4 == 0 and product.shape.channels % 4 == 0
+    step = 4 if in_fours else 1
+    lines = product.taps.reshape(groups, columns, -1, step).transpose(0, 2, 1, 3)
+    lines = np.pad(lines, [(0, 0), (0, 0), (0, padded - columns), (0, 0)])
     packed = product.weights(lines, dtype="float16" if product.board.is_half else "float32")
-    epilogue = product.epilogue(corrects=False)
+    epilogue = product.epilogue(corrects=in_fours)
     width = 4 if columns % 4 == 0 else 1
     numbers = {
-        **product.constants(),
+        **constants,
+        "K": constants["K"] // step,
+        "STEP": step,
         "N_PADDED": padded,
         "OFFSET": product.zero_point,
+        "ZERO": product.zero_point,
         "V": width,
     }
     tensors = [product.node.value(0), packed, *epilogue.tensors]
-    call = f"dse_simt_gemm<S>(t0, t1, {epilogue.text(2, product.columns, width)})"
     grid = (ceil_div(product.rows, _SIMT_TILE), padded // _SIMT_TILE, groups)
-    kernel = _template(
-        product,
+    kernel = template(
         "simt_gemm.cuh",
         tensors,
         numbers=numbers,
-        call=call,
+        call=f"dse_simt_gemm<S>(t0, t1, {epilogue.text(2, product.columns, width)})",
         epilogue=epilogue,
         threads=256,
     )
@@ -149,8 +151,7 @@ def mma_gemm(product: Gathered) -> Launch:
     functor = epilogue.text(len(tensors), product.columns, width)
     tensors += epilogue.tensors
     call = f"dse_mma_gemm<S>(t0, t1, {joining}, {functor})"
-    kernel = _template(
-        product,
+    kernel = template(
         "mma_gemm.cuh",
         tensors,
         numbers=numbers,
@@ -190,42 +191,3 @@ def _packed(product: Gathered, tile: Tile, size: int) -> tuple[Value, dict[str, 
         "VEC": vec,
     }
     return packed, numbers
-
-
-def _template(
-    product: Gathered,
-    header: str,
-    tensors: Sequence[Value],
-    *,
-    numbers: Mapping[str, int],
-    call: str,
-    epilogue: Epilogue,
-    threads: int,
-) -> Template:
-    """The kernel's text; its constants are a type of its own, which the header is told."""
-    element = "int8_t" if product.is_integer else "uint16_t"
-    constants = "\n".join(f"    static constexpr int {k} = {v};" for k, v in numbers.items())
-    *inputs, out = [
-        f"{C_MEMORY[value.dtype]} *__restrict__ t{number}" for number, value in enumerate(tensors)
-    ]
-    parameters = ", ".join(
-        [
-            name if isinstance(value, Workspace) else f"const {name}"
-            for name, value in zip(inputs, tensors, strict=False)
-        ]
-        + [out]
-    )
-    text = f"""\
-struct KERNEL_constants {{
-{constants}
-    typedef {product.sum_type} Sum;
-    typedef {element} T;
-    DSE_DEVICE T packed(float x) {{ return (T)dse_half(x); }}
-    DSE_DEVICE T packed(T x) {{ return x; }}
-}};
-extern "C" __global__ void __launch_bounds__({threads}) KERNEL({parameters}) {{
-  typedef KERNEL_constants S;
-  {call};
-}}
-"""
-    return Template(header, text, epilogue.function())

@@ -11,6 +11,8 @@ from deepseek_edge.backends.tvm.schedules.elementwise import collapse
 from deepseek_edge.backends.tvm.schedules.kernel import Expr
 from deepseek_edge.errors import UnsupportedError
 
+MOST_ELEMENTS = 2**31 - 2**16  # with room for the last block's threads
+
 _FUSING = {
     "AveragePool": images.pooling,
     "ConvTranspose": images.conv_transpose,
@@ -32,6 +34,7 @@ _PLAIN = {
     "Concat": movement.concat,
     "Gather": movement.gather,
     "LRN": images.local_response_norm,
+    "Pack": movement.pack,
     "Pad": movement.pad,
     "Slice": movement.slice_,
     "Transpose": movement.transpose,
@@ -45,9 +48,16 @@ def launch_of(step: FusedStep, board: Board) -> Launch:
         UnsupportedError: no schedule for the operator or its attributes, naming the node.
     """
     for node in step.nodes:
-        if not any(v is not None and v.dtype == "float16" for v in node.inputs):
+        if node.op != "Pack" and not any(v and v.dtype == "float16" for v in node.inputs):
             check_supported(node)
     launch = _launch(step, board)
+    large = next((v for v in launch.tensors if v.elements > MOST_ELEMENTS), None)
+    if large is not None:
+        raise UnsupportedError(
+            f"{step.nodes[0].op} (node {step.nodes[0].source!r}): {large.name!r} has "
+            f"{large.elements} elements; CUDA kernels count to {MOST_ELEMENTS}",
+            hint="compile a smaller batch",
+        )
     if len(launch.tensors) > MAX_TENSORS:
         raise UnsupportedError(
             f"{step.nodes[0].op} (node {step.nodes[0].source!r}) takes {len(launch.tensors)} "

@@ -31,7 +31,7 @@ from deepseek_edge.backends.tvm.schedules.lowering import ceil_div
 WARP = 32
 LONG_ROW = 1024  # elements from which a row gets a whole block
 COLUMN_WARPS = 16
-FENCE = "dse_rounded"  # in prelude.cuh, as the other functions named here
+MULTIPLY = "dse_product"  # in prelude.cuh, as the other functions named here
 MEMORY_TYPE = {"bool": "int8", "float16": "uint16"}
 
 
@@ -83,7 +83,7 @@ def load_number(node: Node, source: Tensor, at: Expr, *, scaled: bool = True) ->
 def _kernel(tensors: Sequence[Value], grid: int, threads: int) -> Any:
     """Inside, (tensors, block, thread); the function is the list's only element after."""
     made: list[Any] = []
-    with device_code(FENCE), IRBuilder() as builder:
+    with device_code(MULTIPLY), IRBuilder() as builder:
         with T.prim_func():
             T.func_name("kernel")
             T.func_attr({"calling_conv": 2, "global_symbol": "kernel", "tirx.noalias": True})

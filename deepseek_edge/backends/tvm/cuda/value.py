@@ -13,8 +13,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T  # noqa: N812 - TVM's own name for it
 
 from deepseek_edge.backends.tvm.cuda.fusion import DeviceFusion, number_of
-from deepseek_edge.backends.tvm.cuda.threads import FENCE, as_stored, memory_type, number_type
+from deepseek_edge.backends.tvm.cuda.threads import MULTIPLY, as_stored, memory_type, number_type
 from deepseek_edge.backends.tvm.graph import Value
+from deepseek_edge.backends.tvm.schedules.functions import converted
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Expr,
     device_code,
@@ -81,7 +82,7 @@ class Epilogue:
 
     def function(self) -> Any:
         """In C: void (Out *out, sum, one number a table, one an operand)."""
-        with device_code(FENCE), IRBuilder() as builder, T.prim_func():
+        with device_code(MULTIPLY), IRBuilder() as builder, T.prim_func():
             T.func_name("kernel")
             T.func_attr({"calling_conv": 2, "global_symbol": "kernel", "tirx.noalias": True})
             kind = memory_type(self.fusion.out)
@@ -96,7 +97,10 @@ class Epilogue:
                 for i, value in enumerate(self.fusion.operands)
             }
             self.fusion.argue(T.decl_buffer((1,), kind, data=pointer), operands)
-            result = scaled(total, tables) if self.sum_type == "int32" else biased(total, tables)
+            result = scaled(total, tables) if "factor" in tables else biased(total, tables)
+            anchor = self.fusion.step.anchor
+            assert anchor is not None
+            result = converted(result, 1, number_type(anchor.output))
             self.fusion.finish(result, index(0), index(0), 1)
         return builder.get()
 

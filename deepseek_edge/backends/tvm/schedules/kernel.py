@@ -236,18 +236,18 @@ def highest(dtype: str, lanes: int) -> Expr:
     return literal(value, dtype, lanes)
 
 
-# The function of a device's C that keeps a product as it is; None while LLVM compiles.
-_FENCE: ContextVar[str | None] = ContextVar("fence", default=None)
+# The function of a device's C that multiplies, and rounds; None while LLVM compiles.
+_MULTIPLY: ContextVar[str | None] = ContextVar("multiply", default=None)
 
 
 @contextmanager
-def device_code(fence: str) -> Iterator[None]:
-    """What is emitted inside is compiled from C: ``fence`` is the function behind ``rounded``."""
-    before = _FENCE.set(fence)
+def device_code(multiply: str) -> Iterator[None]:
+    """What is emitted inside is compiled from C; ``rounded`` calls its function ``multiply``."""
+    before = _MULTIPLY.set(multiply)
     try:
         yield
     finally:
-        _FENCE.reset(before)
+        _MULTIPLY.reset(before)
 
 
 def rounded(value: Expr, lanes: int) -> Expr:
@@ -256,9 +256,10 @@ def rounded(value: Expr, lanes: int) -> Expr:
     Integer programs promise the roundings that the Q/DQ contract names; elsewhere the compiler
     may use fused multiply-adds.
     """
-    fence = _FENCE.get()
-    if fence is not None:
-        return tirx.call_pure_extern("float32", fence, value)
+    multiply = _MULTIPLY.get()
+    if multiply is not None:
+        is_product = isinstance(value, tirx.Mul)  # by 1 it isn't one any more
+        return tirx.call_pure_extern("float32", multiply, value.a, value.b) if is_product else value
     return tirx.call_llvm_pure_intrin(
         "float32" if lanes == 1 else f"float32x{lanes}", "llvm.arithmetic.fence", value
     )

@@ -113,9 +113,16 @@ static inline uint16_t dse_half(float value) {
   memcpy(&bits, &half, 2);
   return bits;
 }
-static inline float dse_rounded(float value) {
-  volatile float kept = value;
-  return kept;
+static inline float dse_product(float a, float b) {
+  volatile float product = a * b;
+  return product;
+}
+static inline int dse_dot4(int a, int b, int sum) {
+  int8_t x[4], y[4];
+  memcpy(x, &a, 4);
+  memcpy(y, &b, 4);
+  for (int i = 0; i < 4; i++) sum += x[i] * y[i];
+  return sum;
 }
 template <class T>
 static inline T dse_shuffle(T value, int distance) {

@@ -4,7 +4,8 @@ import ctypes
 import dataclasses
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,21 @@ def compiled(
     )
 
 
+@contextmanager
+def running(library: Path, folder: Path, target: Target | None = None) -> Iterator[Engine]:
+    """The program of a folder on a GPU of its kind; all is given back in the end."""
+    gpu, fake = (target or gpu_target()).gpu, driver()
+    assert gpu is not None
+    fake.fake_reset(13000, int(gpu.arch.removeprefix("sm_")))
+    fake.fake_kernels(str(emulate(folder)).encode())
+    try:
+        with Engine(library) as engine:
+            yield engine
+        assert fake.fake_live() == 0
+    finally:
+        fake.fake_kernels(None)
+
+
 def computed(
     model: onnx.ModelProto,
     feeds: Mapping[str, NDArray[Any]],
@@ -96,20 +112,12 @@ def computed(
 ) -> dict[str, NDArray[Any]]:
     """What the CUDA program answers; the second run replays the graph, and must say the same."""
     target = target or gpu_target()
-    fake = driver()
     program = compiled(model, folder, target, precision=precision)
-    assert target.gpu is not None
-    fake.fake_reset(13000, int(target.gpu.arch.removeprefix("sm_")))
-    fake.fake_kernels(str(emulate(folder)).encode())
-    try:
-        with Engine(program.library) as engine:
-            first = engine.run(feeds)
-            for _ in range(runs - 1):
-                again = engine.run(feeds)
-                for name in first:
-                    np.testing.assert_array_equal(first[name], again[name])
-        assert fake.fake_live() == 0
-        assert fake.fake_graph_launches() == runs - 1
-        return first
-    finally:
-        fake.fake_kernels(None)
+    with running(program.library, folder, target) as engine:
+        first = engine.run(feeds)
+        for _ in range(runs - 1):
+            again = engine.run(feeds)
+            for name in first:
+                np.testing.assert_array_equal(first[name], again[name])
+    assert driver().fake_graph_launches() == runs - 1
+    return first

@@ -22,9 +22,10 @@ def test_the_same_text_gives_the_same_bytes() -> None:
     assert compile_cubin(ADD, "sm_87") == compile_cubin(ADD, "sm_87")
 
 
-def test_the_code_of_xavier_comes_from_the_toolkit_that_its_driver_knows() -> None:
+def test_the_code_of_jetsons_comes_from_the_toolkit_that_their_oldest_driver_knows() -> None:
     assert toolkit_of("sm_72").driver_version == 11000
-    assert toolkit_of("sm_87").driver_version == 12000
+    assert toolkit_of("sm_87").driver_version == 11000
+    assert toolkit_of("sm_90").driver_version == 12000
 
 
 def test_text_that_does_not_compile_is_refused_with_the_compilers_words() -> None:
@@ -36,9 +37,9 @@ def test_a_missing_compiler_is_named_with_the_line_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingToolError, match="NVRTC 12") as caught:
+    with pytest.raises(MissingToolError, match="NVRTC 11") as caught:
         compile_cubin(ADD, "sm_87")
-    assert caught.value.hint and "pip install nvidia-cuda-nvrtc-cu12==" in caught.value.hint
+    assert caught.value.hint and "pip install nvidia-cuda-nvrtc-cu11==" in caught.value.hint
 
 
 def test_code_for_another_gpu_or_without_a_kernel_is_refused() -> None:

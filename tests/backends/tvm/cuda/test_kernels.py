@@ -14,11 +14,18 @@ from numpy.typing import NDArray
 pytest.importorskip("nvidia.cuda_nvrtc", reason="NVRTC is the extra cuda")
 
 from deepseek_edge.backends.tvm.cuda import compile_cuda_program
-from deepseek_edge.errors import UnsupportedError
+from deepseek_edge.errors import DeviceError, UnsupportedError
 from deepseek_edge.quantization import QuantConfig, Quantizer
+from deepseek_edge.runtime.engine import Engine
 from deepseek_edge.target import load_target
 from tests.backends.tvm import oracle
-from tests.backends.tvm.cuda.emulation import compiled, computed, gpu_target
+from tests.backends.tvm.cuda.emulation import (
+    compiled,
+    computed,
+    driver,
+    gpu_target,
+    running,
+)
 from tests.backends.tvm.oracle import Cases, Const, difference, reference
 
 Array = NDArray[Any]
@@ -40,6 +47,7 @@ def add_products(c: Cases) -> None:
     c.add("Conv", normal(1, 12, 7, 7), Const(normal(20, 6, 3, 3)), group=2, dilations=[2, 2])
     c.add("Conv", normal(1, 24, 7, 7), Const(normal(24, 1, 3, 3)), group=24, pads=[1, 1, 1, 1])
     c.add("Conv", normal(1, 5, 6, 6), Const(normal(5, 1, 3, 3)), group=5, strides=[2, 2])
+    c.add("Conv", normal(1, 16, 9, 8), Const(normal(24, 16, 1, 1)), strides=[2, 3])
     c.add("Conv", normal(1, 5, 9), Const(normal(7, 5, 3)), pads=[1, 1])
     y = c.inner("Conv", normal(1, 64, 5, 5), Const(normal(40, 64, 1, 1)))
     y = c.inner("Add", y, normal(1, 40, 1, 1))
@@ -137,6 +145,8 @@ def test_integer_layers_give_the_integers_of_the_cpu_program(tmp_path: Path, arc
         np.testing.assert_array_equal(actual[name], value)
     text = (folder / "kernels.cu").read_text()
     assert ("dse_mma_gemm<S>" in text) == (arch == "sm_87")
+    # A GPU's assembler fuses "mul.f32" with what follows, whatever stands between them in C++.
+    assert "__fmul_rn(a, b)" in text and text.count("dse_product(") > 1
 
 
 def test_blocks_that_share_a_sum_add_it_in_one_order(tmp_path: Path) -> None:
@@ -173,6 +183,15 @@ def test_the_same_model_gives_the_same_bytes_in_any_folder(tmp_path: Path) -> No
     assert libraries[0] == libraries[1]
 
 
+def test_images_are_read_in_steps_and_by_four_channels(tmp_path: Path) -> None:
+    cases = Cases()
+    y = cases.inner("Conv", normal(1, 3, 9, 9), Const(normal(16, 3, 3, 3)))
+    cases.add("Conv", y, Const(normal(24, 16, 1, 1)), strides=[2, 2])
+    (entry,) = compiled(cases.model(), tmp_path, precision="float16").entries
+    # Without tensor cores' rewriting: Conv, Slice, Conv, Transpose.
+    assert [step.op for step in entry.steps] == ["Pack", "Conv", "Conv", "Transpose"]
+
+
 def test_a_target_without_a_gpu_is_refused(tmp_path: Path) -> None:
     cases = Cases()
     cases.add("Relu", normal(3))
@@ -205,3 +224,42 @@ def test_batches_share_weights(tmp_path: Path) -> None:
     assert [entry.name for entry in programs[1, 4].entries] == ["batch1", "batch4"]
     added = programs[1, 4].weights_bytes - programs[1,].weights_bytes
     assert added < 64 * 8 * 9  # tiles may be cut otherwise, weights aren't stored again
+
+
+def test_entries_leave_each_others_counters_alone(tmp_path: Path) -> None:
+    c = Cases()
+    c.add("Conv", normal(1, 256, 4, 4), Const(normal(32, 256, 3, 3)), pads=[1, 1, 1, 1])
+    program = compile_cuda_program(
+        c.model(),
+        gpu_target(),
+        batches=(1, 2),
+        work_dir=tmp_path,
+        progress=lambda stage, done, total: None,
+    )
+    (name,), (one,) = c.feeds, c.feeds.values()
+    with running(program.library, tmp_path) as engine:
+        first = engine.run({name: one})
+        engine.run({name: np.concatenate([one, one])}, entry=1)
+        again = engine.run({name: one})
+    for output, value in first.items():
+        np.testing.assert_array_equal(again[output], value)
+
+
+def test_the_engine_says_what_the_machine_lacks(tmp_path: Path) -> None:
+    c = Cases()
+    c.add("Relu", normal(4))
+    library = compiled(c.model(), tmp_path, precision=None).library
+    fake = driver()
+    for version, sm, message in (
+        (11040, 90, "the driver is for CUDA 11.4; this program needs one for CUDA 12.0"),
+        (13000, 0, "the NVIDIA driver sees no GPU"),
+        (13000, 80, "the GPU has compute capability 8.0; this program is for 9.0"),
+    ):
+        fake.fake_reset(version, sm)
+        with pytest.raises(UnsupportedError, match=message):
+            Engine(library)
+    with running(library, tmp_path) as engine:
+        fake.fake_fail(3, 719)
+        with pytest.raises(DeviceError, match="cuLaunchKernel: injected"):
+            engine.run(c.feeds)
+        fake.fake_fail(0, 0)

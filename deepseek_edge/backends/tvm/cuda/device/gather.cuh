@@ -36,12 +36,11 @@ struct Window {
   }
 };
 
-// Element k of a row of the left matrix: a number, or the zero point's 0.
+// Element k of a row of the left matrix, or null where it is the zero point's 0.
 template <class S, class T>
-DSE_DEVICE bool dse_gather(const Window<S> &window, const T *input, int group, int k, T &to) {
+DSE_DEVICE const T *dse_find(const Window<S> &window, const T *input, int group, int k) {
   int tap = k / S::CG, c = k - tap * S::CG;
   int r = tap / S::KW, s = tap - r * S::KW;
-  if (tap >= S::KH * S::KW || !window.has(r, s)) return false;
-  to = input[window.at(r, s) + (group * S::CG + c) * S::CHANNEL_STRIDE];
-  return true;
+  if (tap >= S::KH * S::KW || !window.has(r, s)) return nullptr;
+  return input + window.at(r, s) + (group * S::CG + c) * S::CHANNEL_STRIDE;
 }

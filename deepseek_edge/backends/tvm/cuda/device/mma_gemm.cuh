@@ -73,9 +73,8 @@ struct Loader {
       alignas(16) typename S::T values[16 / SIZE];
 #pragma unroll
       for (int j = 0; j < 16 / SIZE; j++) {
-        Input value;
-        bool found = dse_gather<S>(window, input, group, k / SIZE + j, value);
-        values[j] = found ? S::packed(value) : (typename S::T)S::ZERO;
+        const Input *at = dse_find<S>(window, input, group, k / SIZE + j);
+        values[j] = at ? S::packed(*at) : (typename S::T)S::ZERO;
       }
       *(uint4 *)to = *(const uint4 *)values;
     } else {
