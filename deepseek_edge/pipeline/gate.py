@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import onnx
+
 from deepseek_edge.artifacts import Accuracy, Rung
 from deepseek_edge.errors import AccuracyError
 from deepseek_edge.parity import Reference
@@ -56,8 +58,22 @@ class Passed:
     ladder: tuple[Rung, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A form of the model: one way to quantize it, or neither: as it was given."""
+
+    way: Way | None
+    quantized: QuantizedModel | None
+
+    @property
+    def name(self) -> str:
+        return "as given" if self.way is None else self.way.name
+
+
 def pass_gate(job: Job, judges: Judges, make: Make) -> Passed:
     """Make the program as asked, and while it loses too much, in the next way of the ladder.
+
+    A way that gives a graph which was tried already is passed over.
 
     Raises:
         AccuracyError: the last way loses too much as well; it says what was tried.
@@ -65,35 +81,47 @@ def pass_gate(job: Job, judges: Judges, make: Make) -> Passed:
     """
     ladder: list[Rung] = []
     tried: list[tuple[Way, float]] = []
+    made: list[tuple[QuantizedModel, float]] = []
     way = job.origin.first_way
     while True:
-        passed = _try(job, judges, make, way, ladder, number=len(tried))
-        if passed is not None:
-            return replace(passed, ladder=tuple(ladder))
+        with job.clock.stage("quantize"):
+            quantized = job.origin.quantized_for(job.one.target, way, job.build.progress)
+        drop_pp = next((pp for one, pp in made if one.model == _model(quantized)), None)
+        if drop_pp is not None:
+            job.narrate(f"{job.one.target.id}: it changes nothing")
+        else:
+            passed = _try(job, judges, make, _Candidate(way, quantized), ladder)
+            if passed is not None:
+                return replace(passed, ladder=tuple(ladder))
+            drop_pp = ladder[-1].accuracy.drop_pp
         # Data that were kept for a verdict give no second choice.
         is_final = judges.validation is not None and ladder[-1].measured_on != ON_THE_GRAPH
-        if way is None or is_final:
+        if way is None or quantized is None or is_final:
             raise _refusal(job, ladder)
-        tried.append((way, ladder[-1].accuracy.drop_pp))
+        tried.append((way, drop_pp))
+        made.append((quantized, drop_pp))
         way = next_way(tried, can_train=job.origin.can_train)
         if way is None:
             raise _refusal(job, ladder)
         job.narrate(f"{job.one.target.id}: too much; next: {way.name}")
 
 
+def _model(quantized: QuantizedModel | None) -> onnx.ModelProto | None:
+    return None if quantized is None else quantized.model
+
+
 def _try(
-    job: Job, judges: Judges, make: Make, way: Way | None, ladder: list[Rung], *, number: int
+    job: Job, judges: Judges, make: Make, candidate: _Candidate, ladder: list[Rung]
 ) -> Passed | None:
     """The program of one way, or None if it loses too much; what is found goes on the ladder."""
-    with job.clock.stage("quantize"):
-        quantized = job.origin.quantized_for(job.one.target, way, job.build.progress)
+    number, quantized = len(ladder), candidate.quantized
     screen = _screen(job, judges)
-    if screen is not None and way is not None and quantized is not None:
-        job.narrate(f"{job.one.target.id}: trying {way.name} on {screen.dataset.id}")
+    if screen is not None and quantized is not None:
+        job.narrate(f"{job.one.target.id}: trying {candidate.name} on {screen.dataset.id}")
         with job.clock.stage("evaluation"):
             accuracy = screen.judge(Reference(quantized.model).run)
         rung = Rung(
-            name=way.name,
+            name=candidate.name,
             dataset=screen.dataset.id,
             measured_on=ON_THE_GRAPH,
             accuracy=accuracy,
@@ -112,7 +140,7 @@ def _try(
     if found is None or judges.evaluation is None or job.request.max_drop_pp is None:
         return passed
     rung = Rung(
-        name="as given" if way is None else way.name,
+        name=candidate.name,
         dataset=judges.evaluation.dataset.id,
         measured_on=str(job.one.place),
         accuracy=found,

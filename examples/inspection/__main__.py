@@ -16,9 +16,9 @@ def main() -> int:
     """Do all of it; the exit code is that of compile."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     textures = load_textures()
-    for name, count, seed, judges in (("train", 4200, 0, False), ("test", 3000, 1000, True)):
+    for name, count, seed, judges in (("train", 9600, 0, False), ("test", 3000, 1000, True)):
         images, labels = render(textures, count, seed, judges=judges)
-        np.savez(FOLDER / f"{name}.npz", input=images, labels=labels)
+        np.savez(FOLDER / f"{name}.npz", x=images, labels=labels)
     command = ["-m", "deepseek_edge", "compile", "examples.inspection.network:inspector"]
     options = ["--target", "host", "--recipe", RECIPE, "-o", str(FOLDER / "inspection.dse")]
     return subprocess.run([sys.executable, *command, *options], check=False).returncode

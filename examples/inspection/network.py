@@ -12,15 +12,18 @@ class Inspector(nn.Module):
 
     A defect fills a few pixels of thousands, so its strongest response counts and not the mean:
     each of three scales gives the maximum of every feature. Thin scratches show at the finest one,
-    spots at the coarser ones.
+    spots at the coarser ones too.
     """
 
-    def __init__(self, widths: tuple[int, int, int] = (12, 24, 48)) -> None:
+    def __init__(self, widths: tuple[int, int, int] = (24, 32, 48)) -> None:
         super().__init__()
         first, second, third = widths
         self.scales = nn.ModuleList(
             [
-                convolution(1, first, 3, activation=nn.ReLU),
+                nn.Sequential(
+                    convolution(1, first, 5, stride=2, activation=nn.ReLU),
+                    convolution(first, first, 3, activation=nn.ReLU),
+                ),
                 nn.Sequential(
                     convolution(first, second, 3, stride=2, activation=nn.ReLU),
                     convolution(second, second, 3, activation=nn.ReLU),

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from deepseek_edge.cli.main import main
 from deepseek_edge.errors import DeepSeekEdgeError, InputError
 from deepseek_edge.pipeline import CompileRequest, CompileResult, compile_model
 from deepseek_edge.pipeline.compressing import compress
-from deepseek_edge.pipeline.stages import apply_recipe, plan_stages
+from deepseek_edge.pipeline.stages import apply_recipe, override_pruning, plan_stages
 from deepseek_edge.pipeline.workshop import open_workshop
 from deepseek_edge.recipe import parse_recipe
 from tests.pipeline.stripes import save_stripes
@@ -18,6 +19,17 @@ from tests.pipeline.stripes import save_stripes
 pytestmark = pytest.mark.torch
 
 TRAINING = {"epochs": 6, "batch_size": 50, "learning_rate": 0.1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from a second thread, and wait for it on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +157,28 @@ def test_channels_fade_while_a_copy_is_trained(sources: tuple[str, str], tmp_pat
     # Batch normalizations are folded, so fewer numbers are left than parameters were.
     assert left < given.pruned.parameters_after
     assert (tmp_path / f"sparsify-{shop.keys['sparsify']}.safetensors").exists()
+
+
+def test_a_latency_budget_of_the_target_decides_how_much_goes(tmp_path: Path) -> None:
+    predicted: list[float] = []
+    for share in (None, 0.7):
+        budget_ms = 1e3 if share is None else share * predicted[0]
+        recipe = override_pruning(None, None, budget_ms)
+        asked = CompileRequest(
+            "tests.pipeline.stripes:factory", targets=("raspberry-pi-4",), recipe=recipe
+        )
+        stages = plan_stages(asked)
+        assert stages is not None
+        said: list[str] = []
+        shop = open_workshop(asked, tmp_path, said.append, lambda *_: None)
+        pruned = compress(asked, stages, shop).pruned
+        assert pruned is not None and pruned.predicted_ms_after is not None
+        assert pruned.measured_ms_after is None, "there is no such board here"
+        assert pruned.predicted_ms_after <= budget_ms
+        predicted.append(pruned.predicted_ms_after)
+        is_smaller = pruned.parameters_after < pruned.parameters_before
+        assert is_smaller == (share is not None)
+        assert " ms in float32" in said[-1]
 
 
 def test_another_recipe_does_not_take_up_a_checkpoint(

@@ -38,9 +38,9 @@ class Bench:
         self.losses = losses
         model = brightness()
         reference = Reference(model)
-        path = save(folder / "calibration.npz", x=images(64, 0)["x"])
+        path = save(folder / "calibration.npz", x=images(128, 0, hot=True)["x"])
         data = load_dataset(path)
-        samples = [data.sample(index) for index in range(16)]
+        samples = [data.sample(index) for index in range(128)]
         calibration = Calibration(model, data, samples, **changes.pop("calibration", {}))
         evaluation = save(folder / "evaluation.npz", **images(64, 1))
         place = changes.pop("place", "host")
@@ -74,16 +74,20 @@ class Bench:
 def test_the_first_way_that_keeps_the_promise_is_shipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = Bench(tmp_path, lambda number: [5.0, 3.0, 0.5][number])
+    bench = Bench(tmp_path, lambda number: [5.0, 0.5][number])
     passed = bench.run(monkeypatch)
-    assert [rung.name for rung in passed.ladder] == ["minmax", "mse", "percentile"]
-    assert [rung.is_kept for rung in passed.ladder] == [False, False, True]
+    assert [rung.name for rung in passed.ladder] == ["minmax", "percentile"]
+    assert [rung.is_kept for rung in passed.ladder] == [False, True]
     assert passed.accuracy == accuracy(0.5) == passed.ladder[-1].accuracy
     assert passed.ladder[-1].int8_macs_share == 0.75
-    assert len(bench.made) == 3
-    assert bench.made[2] is passed.compiled.quantized
-    assert bench.said[1] == "host: too much; next: mse"
-    assert [one.table.observer for one in bench.made if one] == ["minmax", "mse", "percentile"]
+    assert bench.made[1] is passed.compiled.quantized
+    assert [one.table.observer for one in bench.made if one] == ["minmax", "percentile"]
+    # The outlier weighs so much that least squared error takes it in: nothing new to compile.
+    assert bench.said[1:4] == [
+        "host: too much; next: mse",
+        "host: it changes nothing",
+        "host: too much; next: percentile",
+    ]
 
 
 def test_a_loss_of_exactly_what_is_allowed_is_kept(
@@ -107,13 +111,17 @@ def test_if_no_way_keeps_the_promise_the_error_says_what_was_tried(
     with pytest.raises(AccuracyError) as refused:
         bench.run(monkeypatch)
     error = refused.value
-    assert error.message == "host loses 2.00 pp of top1 (100.00 to 98.00 %), 1.0 pp are allowed"
+    assert error.message == "host loses 7.00 pp of top1 (100.00 to 93.00 %), 1.0 pp are allowed"
     assert str(error).splitlines() == [error.message, *error.rows]
-    assert len(error.rows) == 1 + 8
-    assert error.rows[1].startswith("minmax  ") and "9.00" in error.rows[1]
+    assert [row.split("  ")[0] for row in error.rows[1:]] == [
+        "minmax",
+        "percentile",
+        "percentile, up to 2% in float",
+    ]
+    assert "9.00" in error.rows[1]
     assert "[qat]" in str(error.hint)
     # The layers that stay float are those that cost most, as many as the budget allows.
-    assert [len(one.layers) for one in bench.made if one] == [2, 2, 2, 2, 1, 1, 1, 1]
+    assert [len(one.layers) for one in bench.made if one] == [2, 2, 1]
 
 
 def test_a_model_that_is_compiled_as_it_is_has_one_chance(
@@ -138,18 +146,11 @@ def test_who_prunes_is_told_to_prune_less(tmp_path: Path, monkeypatch: pytest.Mo
 def test_where_running_is_slow_ways_are_tried_on_the_graph_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hot = images(128, 0, hot=True)["x"]
-    samples = [{"x": hot[index : index + 1]} for index in range(128)]
     bench = Bench(tmp_path, lambda number: 0.0, place="qemu")
-    calibration = bench.job.origin.calibration
-    assert calibration is not None
-    origin = replace(bench.job.origin, calibration=replace(calibration, samples=samples))
-    bench.job = replace(bench.job, origin=origin)
     passed = bench.run(monkeypatch)
     measured = [(rung.name, rung.measured_on, rung.is_kept) for rung in passed.ladder]
     assert measured == [
         ("minmax", "onnxruntime", False),
-        ("mse", "onnxruntime", False),
         ("percentile", "onnxruntime", True),
         ("percentile", "qemu", True),
     ]
@@ -173,9 +174,18 @@ def test_with_data_to_choose_on_the_evaluation_is_used_once(
         bench.run(monkeypatch)
     assert [row.split()[-2:] for row in refused.value.rows[1:]] == [
         ["held", "out"],
+        ["held", "out"],
         ["host,", str(tmp_path / "evaluation.npz")],
     ]
     assert len(bench.made) == 1
+
+
+def retold(quantized: QuantizedModel) -> QuantizedModel:
+    """Another graph that computes the same."""
+    model = onnx.ModelProto()
+    model.CopyFrom(quantized.model)
+    model.doc_string = "trained"
+    return replace(quantized, model=model)
 
 
 def test_training_is_tried_last_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,13 +193,15 @@ def test_training_is_tried_last_and_once(tmp_path: Path, monkeypatch: pytest.Mon
 
     def fine_tune(quantized: QuantizedModel, progress: Any) -> QuantizedModel:
         trained.append(quantized)
-        return quantized
+        return retold(quantized)
 
-    bench = Bench(tmp_path, lambda number: 9.0 - number, calibration={"fine_tune": fine_tune})
+    bench = Bench(tmp_path, lambda number: 4.0 - number, calibration={"fine_tune": fine_tune})
     passed = bench.run(monkeypatch)
-    assert [rung.name for rung in passed.ladder][7:] == [
-        "percentile, not equalized, up to 25% in float",
-        "percentile, not equalized, trained",
+    assert [rung.name for rung in passed.ladder] == [
+        "minmax",
+        "percentile",
+        "percentile, up to 2% in float",
+        "percentile, trained",
     ]
     assert len(trained) == 1 and len(trained[0].layers) == 2
 
@@ -198,7 +210,7 @@ def test_training_that_was_asked_for_is_the_first_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fine_tune(quantized: QuantizedModel, progress: Any) -> QuantizedModel:
-        return quantized
+        return retold(quantized)
 
     asked = {"fine_tune": fine_tune, "trains_first": True}
     bench = Bench(tmp_path, lambda number: 2.0 - number, calibration=asked)
@@ -226,7 +238,6 @@ def test_the_ladder_rescues_a_model_that_minimum_and_maximum_break(tmp_path: Pat
     (report,) = compile_model(request).reports
     assert [(rung.name, rung.is_kept) for rung in report.ladder] == [
         ("minmax", False),
-        ("mse", False),
         ("percentile", True),
     ]
     assert report.ladder[0].accuracy.drop_pp == 75.0
@@ -257,6 +268,7 @@ def test_a_spoiled_model_is_refused_with_exit_code_1_and_no_bundle(
     lines = told.err[told.err.index("error: ") :].splitlines()
     assert lines[0].startswith("error: host loses ") and lines[0].endswith("1.0 pp are allowed")
     assert lines[1].split() == ["tried", "lost", "+/-", "int8", "measured", "on"]
-    assert len(lines[2:-2]) == 8
+    tried = [line.split("  ")[1] for line in lines[2:-2]]
+    assert len(tried) >= 2 and len(set(tried)) == len(tried)
     assert lines[-1].startswith("hint: raise --max-drop")
     assert np.load(calibration)["x"].max() < 0.002
