@@ -191,7 +191,7 @@ extern const unsigned char dse_constants[];
 _FOOTER = """\
 }};
 const dse_program_table dse_program = {{
-  DSE_ABI_VERSION, {features}, {arena}u, dse_constants, {constants}u, entries, {entries},
-  {scratch}u, &{executor}, {device}
+  DSE_ABI_VERSION, {features}, {arena}u, dse_constants, {constants}u,
+  entries, {entries}, {scratch}u, &{executor}, {device}
 }};
 """
