@@ -197,7 +197,8 @@ def _parity(row: Row, folder: Path, outputs: Any) -> Row:
     import numpy as np
     import onnx
 
-    from deepseek_edge.parity import compare_float, measure_graph, output_steps
+    from deepseek_edge.distance import compare_float
+    from deepseek_edge.parity import measure_graph, output_steps
 
     job = Job(row["model"], row["precision"], (row["batch"],))
     golden = np.load(folder / job.folder / "golden.npz")

@@ -41,8 +41,8 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 def _weights_mb(row: Row) -> float:
     """Of the compressed net: a float graph's own, since packed for Winograd they are larger."""
     if row["int8_macs_share"] is None:
-        return row["params_after"] * 4e-6
-    return row["weights_bytes_after"] / 1e6
+        return 4e-6 * float(row["params_after"])
+    return float(row["weights_bytes_after"]) / 1e6
 
 
 def _change(before: float, after: float, form: str) -> str:

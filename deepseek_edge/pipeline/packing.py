@@ -60,12 +60,13 @@ def pack(
     members: dict[str, bytes | Path] = {"LICENSES": LICENSES}
     for checked in programs:
         report = checked.report
-        tensors, files = (), {}
         # TensorRT's recipe has golden tensors of its own, for each precision.
         if checked.outputs:
             tensors, files = golden_tensors(
                 report.program, checked.inputs, checked.outputs, tolerances=checked.tolerances
             )
+            golden += tensors
+            members |= files
         record = program_record(
             report.program,
             verified=report.verified,
@@ -73,8 +74,7 @@ def pack(
             parity_float=report.parity_float,
         )
         records.append(record)
-        golden += tensors
-        members |= {**report.program.members, **files}
+        members |= report.program.members
     manifest = manifest_for_programs(
         records,
         golden,

@@ -258,7 +258,8 @@ def chain() -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 def uneven() -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A chain whose second layer could do with half of its channels."""
-    module = randomized(Chain(32))
+    module = Chain(32)
+    randomized(module)
     with torch.no_grad():
         module.second.weight[::2].mul_(1e-3)
     return module, (torch.zeros(1, 3, 8, 8),)

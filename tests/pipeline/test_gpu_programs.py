@@ -41,7 +41,11 @@ def compile_tiny(
 ) -> CompileReport:
     path = folder / "tiny.onnx"
     onnx.save(tiny_onnx(), path)
-    fields = {"model": str(path), "output": folder / "out.dse", "targets": ("jetson-orin",)}
+    fields: dict[str, Any] = {
+        "model": str(path),
+        "output": folder / "out.dse",
+        "targets": ("jetson-orin",),
+    }
     (report,) = compile_model(
         CompileRequest(**(fields | changes)),
         compile_program=TinyBackend(),

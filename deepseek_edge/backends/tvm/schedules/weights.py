@@ -135,7 +135,7 @@ def prepare(
 
 def _pack_taps(taps: Array, blocks: Blocks, unit: Unit) -> Array:
     """Weights (group, kernel_h, kernel_w, k, columns) as the unit reads them, k padded."""
-    groups, depth, columns = taps.shape[0], *taps.shape[3:]
+    groups, _, _, depth, columns = taps.shape
     taps = np.pad(taps, [(0, 0)] * 3 + [(0, _padded(depth, unit) - depth), (0, 0)])
     flat = taps.reshape(groups, -1, columns)
     return np.concatenate([pack(matrix, blocks, unit) for matrix in flat])
