@@ -25,8 +25,9 @@ Array = NDArray[Any]
 Tensors = Mapping[str, Array]
 
 FLOAT_TOLERANCE = 1e-3  # of an output's range
-# Of a program in half floats, whose 11 significant bits round each tensor anew.
-HALF_TOLERANCE = 1e-2
+# Of the largest value or the range, of a program in half floats: their 11 significant bits round
+# each tensor anew. ResNet-50 on an H200 has 33 dB, as onnxruntime with its tensors so rounded.
+HALF_TOLERANCE = 2e-2
 MAX_STEPS = 2
 WITHIN_ONE_STEP = 0.999
 SEED = 20261121
@@ -260,8 +261,8 @@ def check_graph(
 ) -> ParityGraph:
     """Check the artifact's outputs against its graph's, sample by sample.
 
-    Float outputs: the largest difference is at most 1e-3 of the output's range (1e-2 of a program
-    that computes in half floats, whose graph is float32). Quantized
+    Float outputs: the largest difference is at most 1e-3 of the output's range (of a program that
+    computes in half floats, 2e-2 of it or of the largest value). Quantized
     outputs (int8, uint8, or float with a step in ``scales``): at least 99.9 % within one step
     and none beyond two. Other integers and booleans: equal.
 
@@ -311,15 +312,15 @@ def _differences(
     scales: Mapping[str, float] | None,
     precision: str,
 ) -> Iterator[tuple[str, _Difference]]:
-    steps, tolerance = scales or {}, float_tolerance(precision)
+    steps = scales or {}
     for expected, actual in zip(reference, artifact, strict=True):
         for name, value in expected.items():
             if name not in actual:
                 raise ParityError(f"parity failed: the artifact has no output {name!r}")
-            yield name, _compare(value, actual[name], steps.get(name), tolerance)
+            yield name, _compare(value, actual[name], steps.get(name), precision)
 
 
-def _compare(expected: Array, actual: Array, scale: float | None, tolerance: float) -> _Difference:
+def _compare(expected: Array, actual: Array, scale: float | None, precision: str) -> _Difference:
     size = int(expected.size)
     if expected.shape != actual.shape:
         wrong = f"has shape {actual.shape}, the graph says {expected.shape}"
@@ -347,8 +348,10 @@ def _compare(expected: Array, actual: Array, scale: float | None, tolerance: flo
         off = exact.size - inside
         wrong = f"differs in {off} of {size} integers"
         return _Difference(relative, None, inside, size, wrong if off else None)
-    inside = int((error <= tolerance * output_range(expected)).sum()) + size - exact.size
-    wrong = f"is off by {relative:.2e} of its range, {tolerance:.0e} is allowed"
+    allowed = golden_tolerance(expected, precision)
+    inside = int((error <= allowed).sum()) + size - exact.size
+    share = allowed / output_range(expected)
+    wrong = f"is off by {relative:.2e} of its range, {share:.0e} is allowed"
     return _Difference(relative, None, inside, size, wrong if inside < size else None)
 
 
@@ -366,13 +369,11 @@ def output_range(output: Array) -> float:
     return max(spread, LEAST_RANGE * largest) or 1.0
 
 
-def float_tolerance(precision: str) -> float:
-    """How much of its range a float output of a program may be off by."""
-    return HALF_TOLERANCE if precision == "float16" else FLOAT_TOLERANCE
-
-
 def golden_tolerance(output: Array, precision: str = "float32") -> float:
-    """Absolute difference that another run of a program may show; 0 for integers."""
+    """Absolute difference that a program of a precision may show; 0 for integers."""
     if output.dtype.kind != "f":
         return 0.0
-    return float_tolerance(precision) * output_range(output)
+    if precision != "float16":
+        return FLOAT_TOLERANCE * output_range(output)
+    finite = output[np.isfinite(output)].astype(np.float64)
+    return HALF_TOLERANCE * max(output_range(output), float(np.abs(finite).max(initial=0.0)))

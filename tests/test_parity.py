@@ -226,3 +226,13 @@ def test_samples_repeat_and_differ() -> None:
 def test_golden_tolerance_is_a_thousandth_of_the_range_and_0_for_integers() -> None:
     assert golden_tolerance(np.array([-4, 4], dtype=np.float32)) == 8e-3
     assert golden_tolerance(np.array([-4, 4], dtype=np.int8)) == 0.0
+
+
+def test_half_floats_are_judged_by_the_size_of_their_numbers() -> None:
+    """Two numbers close together have no range to speak of, and each is rounded by its own size."""
+    close = [floats(100.0, 100.5)]
+    assert check_graph(close, [floats(101.0, 100.5)], precision="float16").within == 1.0
+    with pytest.raises(ParityError, match="is allowed"):
+        check_graph(close, [floats(102.5, 100.5)], precision="float16")
+    with pytest.raises(ParityError, match="1e-03 is allowed"):
+        check_graph(close, [floats(101.0, 100.5)])

