@@ -119,7 +119,8 @@ def test_the_table_tells_how_much_faster_and_what_is_lost() -> None:
         "seed": 0,
         "params_before": 10_000_000,
         "params_after": 7_000_000,
-        "weights_bytes_after": 28_000_000,
+        "weights_bytes_after": 33_000_000,  # packed
+        "int8_macs_share": None,
         "top1_before": 95.0,
         "top1_after": 94.75,
         "drop_pp": 0.25,
@@ -132,3 +133,5 @@ def test_the_table_tells_how_much_faster_and_what_is_lost() -> None:
     *_, line = table([row])
     assert "| 10.00 -> 7.00 | 40.0 -> 28.0 | 95.00 % | 94.75 % | +0.25 +- 0.10 |" in line
     assert "| 1.25x | 300.0 -> 200.0 | 1.50x |" in line
+    quantized = row | {"weights_bytes_after": 7_000_000, "int8_macs_share": 1.0}
+    assert "| 40.0 -> 7.0 |" in [*table([quantized])][-1]

@@ -8,6 +8,9 @@ comes from NVRTC 11, so that JetPack 5, 6 and 7 all load it; for newer GPUs from
 
 import ctypes
 import importlib.util
+import locale
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +76,9 @@ def compile_cubin(text: str, arch: str) -> bytes:
             "--fmad=true",
         ]
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-        if nvrtc.nvrtcCompileProgram(program, len(options), array) != 0:
+        with _locale_kept():
+            status = nvrtc.nvrtcCompileProgram(program, len(options), array)
+        if status != 0:
             raise DeepSeekEdgeError(f"NVRTC refused the kernels: {_first_error(nvrtc, program)}")
         size = ctypes.c_size_t()
         _check(nvrtc, nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)))
@@ -82,6 +87,19 @@ def compile_cubin(text: str, arch: str) -> bytes:
         return code.raw
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+@contextmanager
+def _locale_kept() -> Iterator[None]:
+    """NVRTC leaves thread and process in the C locale, in which Python decodes as ASCII."""
+    uselocale = ctypes.CDLL(None).uselocale
+    uselocale.restype, uselocale.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    of_process, of_thread = locale.setlocale(locale.LC_ALL), uselocale(None)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, of_process)
+        uselocale(of_thread)
 
 
 def _load(toolkit: Toolkit) -> ctypes.CDLL:

@@ -1,3 +1,5 @@
+import locale
+
 import pytest
 
 pytest.importorskip("nvidia.cuda_nvrtc", reason="NVRTC is the extra cuda")
@@ -39,7 +41,20 @@ def test_a_missing_compiler_is_named_with_the_line_that_installs_it(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingToolError, match="NVRTC 11") as caught:
         compile_cubin(ADD, "sm_87")
-    assert caught.value.hint and "pip install nvidia-cuda-nvrtc-cu11==" in caught.value.hint
+    assert caught.value.hint == "pip install 'deepseek-edge[cuda]'"
+
+
+@pytest.mark.parametrize("arch", ["sm_72", "sm_90"])
+def test_compiling_leaves_the_locale_as_it_was(arch: str) -> None:
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        locale.setlocale(locale.LC_ALL, "C.UTF-8")
+        compile_cubin(ADD, arch)
+        assert locale.setlocale(locale.LC_ALL) == "C.UTF-8"
+        # Of this thread, which the process's doesn't tell.
+        assert locale.nl_langinfo(locale.CODESET) == "UTF-8"
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def test_code_for_another_gpu_or_without_a_kernel_is_refused() -> None:
