@@ -51,7 +51,8 @@ def test_help_is_fast_and_loads_nothing_heavy() -> None:
         durations_s.append(time.perf_counter() - started)
     assert "compile" in done.stdout
     assert HEAVY & set(done.stderr.split()) == set()
-    assert min(durations_s) < 0.3
+    # Loading torch or TVM takes seconds; a busy machine, tenths.
+    assert min(durations_s) < 1.0
 
 
 def test_the_module_is_the_command() -> None:
