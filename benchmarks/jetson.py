@@ -16,11 +16,9 @@ engine ``weights_bytes, float_weights_bytes``. The other rows are the programs o
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +26,10 @@ from typing import Any
 from benchmarks.jetson_bundle import bundle_rows
 from benchmarks.machine import versions
 from benchmarks.models import MODELS, model_path
+from benchmarks.quantized import quantized_graph
 from deepseek_edge.backends.tensorrt import EngineFile, build_engine, load_tensorrt_rtx
-from deepseek_edge.digest import digest_file
 from deepseek_edge.errors import DeepSeekEdgeError, UsageError
 from deepseek_edge.files import write_atomic
-from deepseek_edge.packages import cache_directory
 
 Row = dict[str, Any]
 
@@ -57,47 +54,6 @@ PROGRAMS = (
     ("int8", "int8", "float32"),
     ("int8-float16", "int8", "float16"),
 )
-_ROOT = Path(__file__).parent.parent
-
-
-def symmetric_graph_path(graph: Path) -> Path:
-    """The Q/DQ form of a float graph with zero points of 0, as TensorRT takes it.
-
-    Args:
-        graph: float ONNX file with static shapes.
-
-    Returns:
-        A file in the cache directory, made again when the graph or the quantization changes.
-
-    Raises:
-        DeepSeekEdgeError: as ``deepseek_edge.quantization.Quantizer``.
-    """
-    key = hashlib.sha256(digest_file(graph).encode())
-    for path in sorted((_ROOT / "deepseek_edge" / "quantization").glob("*.py")):
-        key.update(path.read_bytes())
-    file = cache_directory() / "models" / key.hexdigest()[:16] / f"{graph.stem}-symmetric.onnx"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, _quantize(graph))
-    return file
-
-
-def _quantize(graph: Path) -> bytes:
-    import onnx
-
-    from benchmarks.quantization import TRIALS, synthetic
-    from deepseek_edge.quantization import QuantConfig, Quantizer
-    from deepseek_edge.quantization.calibrate import FewSamplesWarning
-
-    model = onnx.load(graph)
-    samples = TRIALS.get(graph.stem, synthetic)(model).calibration
-    # Compensated rounding takes minutes, and changes no engine's size.
-    quantizer = Quantizer(model, QuantConfig(quant_scheme="symmetric", rounding="nearest"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FewSamplesWarning)
-        quantized = quantizer.calibrate(samples).quantize().model
-    data: bytes = quantized.SerializeToString(deterministic=True)
-    return data
 
 
 def engine_rows(model: str, trt: Any) -> Iterator[Row]:
@@ -107,7 +63,7 @@ def engine_rows(model: str, trt: Any) -> Iterator[Row]:
     try:
         path = model_path(model)
         graphs = {"float32": onnx.load(path), "float16": onnx.load(path)}
-        graphs["int8"] = onnx.load(symmetric_graph_path(path))
+        graphs["int8"] = onnx.load(quantized_graph(path, "symmetric"))
     except DeepSeekEdgeError as error:
         for sm in SMS:
             for program, _, _ in PROGRAMS:

@@ -14,15 +14,17 @@ from pathlib import Path
 from deepseek_edge.digest import digest_file
 from deepseek_edge.files import write_atomic
 from deepseek_edge.packages import cache_directory
+from deepseek_edge.quantization.config import Scheme
 
 _ROOT = Path(__file__).parent.parent
 
 
-def quantized_graph(graph: Path) -> Path:
+def quantized_graph(graph: Path, scheme: Scheme = "asymmetric") -> Path:
     """The Q/DQ form of a float graph: int8 activations and per-channel weights, to nearest.
 
     Args:
         graph: float ONNX file with static shapes.
+        scheme: of activations; "symmetric" has zero points of 0 only, as TensorRT takes it.
 
     Returns:
         A file in the cache directory, made again when the graph or the quantization changes.
@@ -33,15 +35,15 @@ def quantized_graph(graph: Path) -> Path:
     key = hashlib.sha256(digest_file(graph).encode())
     for path in sorted((_ROOT / "deepseek_edge" / "quantization").glob("*.py")):
         key.update(path.read_bytes())
-    key.update(Path(__file__).read_bytes())
+    key.update(Path(__file__).read_bytes() + scheme.encode())
     file = cache_directory() / "models" / key.hexdigest()[:16] / f"{graph.stem}-int8.onnx"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, _quantize(graph))
+        write_atomic(file, _quantize(graph, scheme))
     return file
 
 
-def _quantize(graph: Path) -> bytes:
+def _quantize(graph: Path, scheme: Scheme) -> bytes:
     import onnx
 
     from benchmarks.quantization import TRIALS, synthetic
@@ -51,7 +53,7 @@ def _quantize(graph: Path) -> bytes:
     model = onnx.load(graph)
     samples = TRIALS.get(graph.stem, synthetic)(model).calibration
     # Compensated rounding takes minutes, and changes neither time nor parity with the graph.
-    quantizer = Quantizer(model, QuantConfig(rounding="nearest"))
+    quantizer = Quantizer(model, QuantConfig(quant_scheme=scheme, rounding="nearest"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FewSamplesWarning)
         quantized = quantizer.calibrate(samples).quantize().model

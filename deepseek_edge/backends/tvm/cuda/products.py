@@ -18,7 +18,7 @@ from deepseek_edge.backends.tvm.fuse import FusedStep
 from deepseek_edge.backends.tvm.graph import Node, Value
 from deepseek_edge.backends.tvm.schedules.geometry import Geometry
 from deepseek_edge.backends.tvm.schedules.lowering import ceil_div
-from deepseek_edge.errors import UnsupportedError
+from deepseek_edge.backends.tvm.schedules.weights import filters_of
 
 _SIMT_TILE = 64
 _SIMT_SHARED = 4 * (16 * 68 + 16 * 64)
@@ -26,11 +26,7 @@ _SIMT_SHARED = 4 * (16 * 68 + 16 * 64)
 
 def convolution(node: Node, step: FusedStep, board: Board) -> Launch:
     """Conv and IntegerConv with constant weights (out, in / group, kh, kw)."""
-    weights = node.value(1).data
-    if weights is None or any(v is not None and v.data is None for v in node.inputs[2:]):
-        raise UnsupportedError(f"Conv (node {node.source!r}) has weights that aren't constant")
-    if weights.ndim == 3:
-        weights = weights[:, :, None, :]
+    weights = filters_of(node)
     shape = Geometry.of(node, weights.shape[2:])
     groups = node.attrs.get("group", 1)
     taps = weights.reshape(groups, -1, *weights.shape[1:]).transpose(0, 1, 3, 4, 2)

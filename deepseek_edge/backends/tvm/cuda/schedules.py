@@ -6,7 +6,7 @@ from deepseek_edge.backends.tvm.cuda.launch import Board, Launch
 from deepseek_edge.backends.tvm.cuda.threads import launch_threads
 from deepseek_edge.backends.tvm.fuse import FusedStep
 from deepseek_edge.backends.tvm.operators import check_supported, is_reduction
-from deepseek_edge.backends.tvm.schedules import MAX_TENSORS
+from deepseek_edge.backends.tvm.schedules import check_tensors
 from deepseek_edge.backends.tvm.schedules.elementwise import collapse
 from deepseek_edge.backends.tvm.schedules.kernel import Expr
 from deepseek_edge.errors import UnsupportedError
@@ -58,12 +58,7 @@ def launch_of(step: FusedStep, board: Board) -> Launch:
             f"{large.elements} elements; CUDA kernels count to {MOST_ELEMENTS}",
             hint="compile a smaller batch",
         )
-    if len(launch.tensors) > MAX_TENSORS:
-        raise UnsupportedError(
-            f"{step.nodes[0].op} (node {step.nodes[0].source!r}) takes {len(launch.tensors)} "
-            f"tensors; a kernel can have {MAX_TENSORS}",
-            hint="split it into several operators",
-        )
+    check_tensors(step, launch.tensors)
     return launch
 
 

@@ -1,6 +1,9 @@
 """Schedules: how each kind of step is computed. One function a kind; ``lower`` picks it."""
 
+from collections.abc import Sequence
+
 from deepseek_edge.backends.tvm.fuse import FusedStep
+from deepseek_edge.backends.tvm.graph import Value
 from deepseek_edge.backends.tvm.operators import check_supported, is_reduction
 from deepseek_edge.backends.tvm.schedules import (
     contraction,
@@ -53,13 +56,22 @@ def lower(step: FusedStep, target: Target) -> Lowering:
     for node in step.nodes:
         check_supported(node)
     lowering = _lower(step, target)
-    if len(lowering.tensors) > MAX_TENSORS:
+    check_tensors(step, lowering.tensors)
+    return lowering
+
+
+def check_tensors(step: FusedStep, tensors: Sequence[Value]) -> None:
+    """Refuse a kernel of more tensors than the runtime passes.
+
+    Raises:
+        UnsupportedError: there are too many, naming the node.
+    """
+    if len(tensors) > MAX_TENSORS:
         raise UnsupportedError(
-            f"{step.nodes[0].op} (node {step.nodes[0].source!r}) takes {len(lowering.tensors)} "
+            f"{step.nodes[0].op} (node {step.nodes[0].source!r}) takes {len(tensors)} "
             f"tensors; a kernel can have {MAX_TENSORS}",
             hint="split it into several operators",
         )
-    return lowering
 
 
 def _lower(step: FusedStep, target: Target) -> Lowering:

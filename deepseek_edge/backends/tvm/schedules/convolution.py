@@ -45,8 +45,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
 )
 from deepseek_edge.backends.tvm.schedules.lowering import Lowering
 from deepseek_edge.backends.tvm.schedules.minimal_filtering import F2
-from deepseek_edge.backends.tvm.schedules.weights import prepare, unit_of
-from deepseek_edge.errors import UnsupportedError
+from deepseek_edge.backends.tvm.schedules.weights import filters_of, prepare, unit_of
 from deepseek_edge.target import Target
 
 WIDEST_ROW = 11  # filter columns of an NCHW input that are written out
@@ -54,11 +53,7 @@ WIDEST_ROW = 11  # filter columns of an NCHW input that are written out
 
 def convolution(node: Node, fusion: Fusion, target: Target) -> Lowering:
     """Choose the schedule for one Conv node with constant weights (out, in/group, kh, kw)."""
-    weights = node.value(1).data
-    if weights is None or any(v is not None and v.data is None for v in node.inputs[2:]):
-        raise UnsupportedError(f"Conv (node {node.source!r}) has weights that aren't constant")
-    if weights.ndim == 3:
-        weights = weights[:, :, None, :]
+    weights = filters_of(node)
     shape = Geometry.of(node, weights.shape[2:])
     groups = node.attrs.get("group", 1)
     if groups == shape.channels and weights.shape[0] == groups and groups > 1:

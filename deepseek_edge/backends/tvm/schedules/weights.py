@@ -86,6 +86,18 @@ def scaled(total: Expr, tables: Mapping[str, Buffer], column: Expr, lanes: int) 
     return value + load(tables["offset"], column, lanes) if "offset" in tables else value
 
 
+def filters_of(node: Node) -> Array:
+    """The constant weights of a Conv node, (out, in/group, kh, kw); a kernel of one axis has kh 1.
+
+    Raises:
+        UnsupportedError: weights, or what else it is given, aren't constant.
+    """
+    weights = node.value(1).data
+    if weights is None or any(v is not None and v.data is None for v in node.inputs[2:]):
+        raise UnsupportedError(f"Conv (node {node.source!r}) has weights that aren't constant")
+    return weights[:, :, None, :] if weights.ndim == 3 else weights
+
+
 def prepare(
     node: Node,
     target: Target,
