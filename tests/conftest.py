@@ -12,6 +12,11 @@ from hypothesis import settings
 settings.register_profile("default", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("default")
 
+# Beside another worker of pytest-xdist a library's second thread mostly waits for its turn: torch's
+# threads meet after every operation, and training then takes ten times as long.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def unmet_need(marker: str) -> str | None:
     """Why tests with this marker can't run on this machine, or None if they can."""
