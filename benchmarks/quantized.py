@@ -10,11 +10,15 @@ import hashlib
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deepseek_edge.digest import digest_file
 from deepseek_edge.files import write_atomic
 from deepseek_edge.packages import cache_directory
 from deepseek_edge.quantization.config import Scheme
+
+if TYPE_CHECKING:
+    from deepseek_edge.quantization import QuantizedModel
 
 _ROOT = Path(__file__).parent.parent
 
@@ -39,11 +43,13 @@ def quantized_graph(graph: Path, scheme: Scheme = "asymmetric") -> Path:
     file = cache_directory() / "models" / key.hexdigest()[:16] / f"{graph.stem}-int8.onnx"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, _quantize(graph, scheme))
+        model = quantize(graph, scheme).model
+        write_atomic(file, model.SerializeToString(deterministic=True))
     return file
 
 
-def _quantize(graph: Path, scheme: Scheme) -> bytes:
+def quantize(graph: Path, scheme: Scheme = "asymmetric") -> QuantizedModel:
+    """What :func:`quantized_graph` writes, not yet written."""
     import onnx
 
     from benchmarks.quantization import TRIALS, synthetic
@@ -56,9 +62,7 @@ def _quantize(graph: Path, scheme: Scheme) -> bytes:
     quantizer = Quantizer(model, QuantConfig(quant_scheme=scheme, rounding="nearest"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FewSamplesWarning)
-        quantized = quantizer.calibrate(samples).quantize().model
-    data: bytes = quantized.SerializeToString(deterministic=True)
-    return data
+        return quantizer.calibrate(samples).quantize()
 
 
 if __name__ == "__main__":

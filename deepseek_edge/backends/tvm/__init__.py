@@ -53,7 +53,7 @@ def compile_program(
 
     kernels, constants = KernelTable(), Constants()
     compiled = [
-        _compile_entry(model, target, batch, kernels, progress, choices=choices or {})
+        compile_entry(model, target, batch, kernels, progress, choices=choices or {})
         for batch in batches
     ]
     write_program([table for table, _, _ in compiled], constants, target.features, work_dir)
@@ -88,7 +88,7 @@ def _program(
     )
 
 
-def _compile_entry(
+def compile_entry(
     model: "onnx.ModelProto",
     target: Target,
     batch: int,
@@ -97,7 +97,7 @@ def _compile_entry(
     *,
     choices: "Choices",
 ) -> "tuple[EntryTable, Entry, Layers]":
-    """One batch size: its kernels go into the shared table."""
+    """One batch size of :func:`compile_program`: its kernels go into the shared table."""
     from deepseek_edge.backends.tvm.emit import EntryTable
     from deepseek_edge.backends.tvm.memory import lifetimes, plan
     from deepseek_edge.backends.tvm.tuning import with_choices
