@@ -5,14 +5,15 @@ inputs are broadcast; columns are output channels in vectors, whose weights were
 the inner loop reads them in order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from deepseek_edge.backends.tvm.schedules.blocks import Columns
-from deepseek_edge.backends.tvm.schedules.dot import MADD, NEON, NEON_ACTIVATIONS, Unit
+from deepseek_edge.backends.tvm.schedules.dot import MADD, Unit
 from deepseek_edge.backends.tvm.schedules.fusion import Fusion
 from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
@@ -33,6 +34,36 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
 from deepseek_edge.target import Target
 
 CACHE_LINE = 64  # bytes
+
+
+@dataclass(frozen=True)
+class Products:
+    """What a tile adds up: each row's inputs times the weights of all columns, over k.
+
+    Attributes:
+        depth: of the sum, a multiple of the unit's group; weights beyond the real one are zero.
+        weights: those of k begin at ``weight_base + k * weight_stride``.
+        source: the input of a row and k lies at ``address(row, k)``.
+        rows: those of the tile that take part.
+        contiguous: the inputs of successive k lie side by side.
+    """
+
+    depth: int
+    weights: Buffer
+    weight_base: Expr
+    weight_stride: int
+    source: Buffer
+    address: Callable[[int, Expr], Expr]
+    rows: Sequence[int]
+    contiguous: bool = True
+
+    def weights_at(self, k: Expr) -> Expr:
+        """Where the weights of k begin."""
+        return self.weight_base + k * index(self.weight_stride)
+
+    def load(self, row: int, k: Expr, length: int) -> Expr:
+        """A row's inputs of ``length`` successive k."""
+        return load(self.source, self.address(row, k), length)
 
 
 class Accumulators:
@@ -60,52 +91,46 @@ class Accumulators:
         """Where a row's sum of a column lies; the columns of a vector lie side by side."""
         return row * self.block.width + column
 
-    def multiply(
-        self,
-        depth: int,
-        weights: Buffer,
-        weight_base: Expr,
-        weight_stride: int,
-        *,
-        source: Buffer,
-        address: Callable[[int, Expr], Expr],
-        rows: Sequence[int],
-        unroll: int,
-        ahead: int = 0,
-        contiguous: bool = True,
-    ) -> None:
-        """Add ``source[address(row, k)] * weights[weight_base + k * weight_stride ...]`` over k.
+    def multiply(self, products: Products, *, unroll: int, ahead: int = 0) -> None:
+        """Add them all up, ``unroll`` groups in the body of a loop.
 
-        ``depth`` is a multiple of the unit's group; the weights beyond the real depth are zero.
-        ``contiguous``: the inputs of successive k lie side by side. ``ahead``: how many bytes
-        before their use weights are fetched, 0 to leave that to the processor.
+        ``ahead``: how many bytes before their use weights are fetched, 0 to leave that to the
+        processor.
         """
-        unit = self.unit
-        groups = depth // unit.group
-        factor = next(f for f in (unroll, 4, 2, 1) if f <= unroll and groups % f == 0)
-        by_lane = unit.lane if contiguous and factor % 4 == 0 else None
-        with loop(groups // factor) as outer:
-            first = outer * index(factor * unit.group)
-            blocks: dict[int, Expr] = {}
-            for inner in range(factor):
-                k = first + index(inner * unit.group)
-                if by_lane and inner % 4 == 0:
-                    length = 4 * unit.group
-                    blocks = {row: bind(load(source, address(row, k), length)) for row in rows}
-                base = weight_base + k * index(weight_stride)
-                vectors = [
-                    unit.weights(weights, base + index(offset * unit.group), lanes)
-                    for offset, lanes in self.block.vectors
-                ]
-                if ahead:
-                    # Here, not once for all steps of the loop: there LLVM spills sums.
-                    _prefetch(weights, base, inner, unit.group * weight_stride, ahead)
-                for row in rows:
-                    if by_lane:
-                        value = partial(by_lane, blocks[row], inner % 4)
-                    else:
-                        value = partial(unit.broadcast, source, address(row, k))
-                    self.multiply_row(row, value, vectors)
+        unit, rows = self.unit, products.rows
+        by_lane = unit.lane if products.contiguous else None
+        groups = products.depth // unit.group
+        # By lane a rest, written out behind the loop, is worth its code, unless that spills.
+        lot = _lot(groups, unroll, divides=by_lane is None or unit.widens)
+
+        def step(number: int, k: Expr, values: Mapping[int, Callable[[int], Any]]) -> None:
+            base = products.weights_at(k)
+            vectors = [
+                unit.weights(products.weights, base + index(offset * unit.group), lanes)
+                for offset, lanes in self.block.vectors
+            ]
+            if ahead:
+                # Here, not once for all steps of the loop: there LLVM spills sums.
+                each = unit.group * products.weight_stride
+                _prefetch(products.weights, base, number, each, ahead)
+            for row, value in values.items():
+                self.multiply_row(row, value, vectors)
+
+        def steps(first: Expr, count: int) -> None:
+            for shift, width in pieces(count, 4 if by_lane else 1):
+                k = [first + index((shift + n) * unit.group) for n in range(width)]
+                if by_lane is None or width == 1:
+                    read = partial(unit.broadcast, products.source)
+                    step(shift, k[0], {r: partial(read, products.address(r, k[0])) for r in rows})
+                    continue
+                blocks = {r: bind(products.load(r, k[0], width * unit.group)) for r in rows}
+                for n in range(width):
+                    step(shift + n, k[n], {r: partial(by_lane, blocks[r], n) for r in rows})
+
+        count, rest = divmod(groups, lot)
+        with loop(count) as outer:
+            steps(outer * index(lot * unit.group), lot)
+        steps(index(count * lot * unit.group), rest)
 
     def multiply_row(self, row: int, value: Callable[[int], Any], vectors: Sequence[Expr]) -> None:
         """Add value(lanes) * vectors to a row's sums."""
@@ -196,22 +221,9 @@ class PairedAccumulators(Accumulators):
         """Where the 2x2 block of a pair of rows and of two columns lies."""
         return 2 * (pair * self.block.width + column)
 
-    def multiply(
-        self,
-        depth: int,
-        weights: Buffer,
-        weight_base: Expr,
-        weight_stride: int,
-        *,
-        source: Buffer,
-        address: Callable[[int, Expr], Expr],
-        rows: Sequence[int],
-        unroll: int,
-        ahead: int = 0,
-        contiguous: bool = True,
-    ) -> None:
+    def multiply(self, products: Products, *, unroll: int, ahead: int = 0) -> None:
         """As ``Accumulators.multiply``; the inputs of successive k must be contiguous."""
-        assert contiguous
+        assert products.contiguous
         del unroll, ahead
         group = self.unit.group
 
@@ -220,19 +232,19 @@ class PairedAccumulators(Accumulators):
             values = {
                 pair: _pairs(
                     [
-                        bind(load(source, address(row, k), length))
-                        if row in rows
+                        bind(products.load(row, k, length))
+                        if row in products.rows
                         else literal(0, "int8", length)
                         for row in (2 * pair, 2 * pair + 1)
                     ],
                     group,
                 )
-                for pair in _pairs_of(rows)
+                for pair in _pairs_of(products.rows)
             }
             for step in range(steps):
-                base = weight_base + (k + index(step * group)) * index(weight_stride)
+                base = products.weights_at(k + index(step * group))
                 for column in range(0, self.block.width, 2):
-                    vector = self.unit.weights(weights, base + index(column * group), 4)
+                    vector = self.unit.weights(products.weights, base + index(column * group), 4)
                     for pair, vectors in values.items():
                         at = self._block(pair, column)
                         total = load(self.buffer, at, 4)
@@ -240,7 +252,7 @@ class PairedAccumulators(Accumulators):
                         store(self.buffer, at, 4, total)
 
         # A load of each row serves two steps.
-        twice, once_more = divmod(depth // group, 2)
+        twice, once_more = divmod(products.depth // group, 2)
         if twice:
             with loop(twice) as i:
                 emit(i * index(2 * group), 2)
@@ -299,6 +311,13 @@ def accumulators(
     return kind(unit, rows, block, start, start_base)
 
 
+def _lot(groups: int, unroll: int, *, divides: bool) -> int:
+    """How many groups of a sum a loop's body adds; a divisor of all, if ``divides``."""
+    if not divides:
+        return min(unroll, groups)
+    return next(f for f in (unroll, 4, 2, 1) if f <= unroll and groups % f == 0)
+
+
 def unroll_of(target: Target, unit: Unit) -> int:
     """How many steps of the inner loop are written out.
 
@@ -306,7 +325,7 @@ def unroll_of(target: Target, unit: Unit) -> int:
     """
     if target.arch != "aarch64":
         return 1 if unit is MADD else 2
-    return 4 if unit in (NEON, NEON_ACTIVATIONS) else 8
+    return 4 if unit.widens else 8
 
 
 def prefetch_of(target: Target) -> int:

@@ -17,6 +17,7 @@ from tvm import tirx
 from deepseek_edge.backends.tvm.graph import Node, Value
 from deepseek_edge.backends.tvm.schedules.accumulators import (
     Accumulators,
+    Products,
     accumulators,
     unroll_of,
 )
@@ -103,13 +104,15 @@ class _Product:
 
     def _multiply(self, sums: Accumulators, first: Buffer, origin: Expr, packed: Buffer) -> None:
         sums.multiply(
-            self.depth + -self.depth % self.unit.group,
-            packed,
-            index(0),
-            sums.block.width,
-            source=first,
-            address=lambda row, k: origin + k + index(row * self.depth),
-            rows=range(sums.rows),
+            Products(
+                self.depth + -self.depth % self.unit.group,
+                packed,
+                index(0),
+                sums.block.width,
+                source=first,
+                address=lambda row, k: origin + k + index(row * self.depth),
+                rows=range(sums.rows),
+            ),
             unroll=unroll_of(self.target, self.unit),
         )
         _, second_zero = self._zero_points()

@@ -7,7 +7,12 @@ from tvm import tirx
 
 from deepseek_edge.backends.tvm.choice import Choice
 from deepseek_edge.backends.tvm.graph import Array, Node
-from deepseek_edge.backends.tvm.schedules.accumulators import accumulators, prefetch_of, unroll_of
+from deepseek_edge.backends.tvm.schedules.accumulators import (
+    Products,
+    accumulators,
+    prefetch_of,
+    unroll_of,
+)
 from deepseek_edge.backends.tvm.schedules.activations import activation_product
 from deepseek_edge.backends.tvm.schedules.blocks import Columns, Tiling, streams_weights
 from deepseek_edge.backends.tvm.schedules.dot import float_unit
@@ -69,7 +74,7 @@ def packed_matmul(
             column = bind(which * index(tiling.tile.columns))
             origin = bind(start * index(depth))
             sums = accumulators(weights.unit, size, block, weights.buffers.get("start"), column)
-            sums.multiply(
+            products = Products(
                 weights.depth,
                 weights.buffers["packed"],
                 bind(column * index(weights.depth)),
@@ -77,9 +82,9 @@ def packed_matmul(
                 source=source,
                 address=lambda row, k: origin + k + index(row * depth),
                 rows=range(size),
-                unroll=unroll,
-                ahead=prefetch_of(target) if blocks_outer and n_parts > 1 else 0,
             )
+            ahead = prefetch_of(target) if blocks_outer and n_parts > 1 else 0
+            sums.multiply(products, unroll=unroll, ahead=ahead)
             sums.finish(fusion, lambda row: start + index(row), column, weights.result)
 
         tiling.select(number, part, emit)
@@ -117,7 +122,7 @@ def _batched_matmul(
             column = bind(which * index(tiling.tile.columns))
             origin = bind(a_base + start * index(depth))
             sums = accumulators(float_unit(target), size, block, None, column)
-            sums.multiply(
+            products = Products(
                 depth,
                 b,
                 b_base + column,
@@ -125,8 +130,8 @@ def _batched_matmul(
                 source=a,
                 address=lambda row, k: origin + k + index(row * depth),
                 rows=range(size),
-                unroll=2,
             )
+            sums.multiply(products, unroll=2)
             sums.finish(
                 fusion,
                 lambda row: item * index(rows) + start + index(row),

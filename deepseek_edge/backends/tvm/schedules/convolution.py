@@ -17,6 +17,7 @@ from deepseek_edge.backends.tvm.graph import Array, Node
 from deepseek_edge.backends.tvm.schedules import contraction, window, winograd
 from deepseek_edge.backends.tvm.schedules.accumulators import (
     Accumulators,
+    Products,
     accumulators,
     prefetch_of,
     unroll_of,
@@ -236,20 +237,22 @@ class _Direct:
         """Add one tap, (its k, weights, where they start), to the sums of some pixels."""
         shape, (run, weights, base) = self.shape, tap
         sums.multiply(
-            run,
-            weights,
-            base,
-            place.block.width,
-            source=place.source,
-            address=lambda row, k: (
-                origin
-                + k * index(shape.channel_stride)
-                + index(row * shape.stride_w * shape.pixel_stride)
+            Products(
+                run,
+                weights,
+                base,
+                place.block.width,
+                source=place.source,
+                address=lambda row, k: (
+                    origin
+                    + k * index(shape.channel_stride)
+                    + index(row * shape.stride_w * shape.pixel_stride)
+                ),
+                rows=rows,
+                contiguous=shape.channel_stride == 1,
             ),
-            rows=rows,
             unroll=run if run <= 4 else self.unroll,
             ahead=prefetch_of(self.target) if self.blocks_outer else 0,
-            contiguous=shape.channel_stride == 1,
         )
 
     def _first(

@@ -17,6 +17,7 @@ from deepseek_edge.backends.tvm.schedules.kernel import (
     Buffer,
     Expr,
     bind,
+    lanes_of,
     load,
     ramp,
     select,
@@ -39,8 +40,9 @@ class Unit:
         weights: (buffer, address, lanes) -> the weights of ``lanes`` channels.
         accumulate: (sum, broadcast, weights, lanes) -> the new sum.
         arrange: weights (..., channel, group) -> the order in which bytes lie.
-        lane: (vector of 4 groups, which, lanes) -> as ``broadcast``, where an instruction takes
-            one lane of a vector (ARM): a load then serves 4 groups. None elsewhere.
+        lane: (vector of 2 or 4 groups, which, lanes) -> as ``broadcast``, where an instruction
+            takes one lane of a vector (ARM): a load then serves all. None elsewhere.
+        widens: products need registers of their own before they are added: long code spills.
         paired: an instruction multiplies two rows by two columns (see ``PairedAccumulators``):
             ``broadcast`` and ``lane`` are unused, ``weights`` are those of 2 columns.
     """
@@ -53,6 +55,7 @@ class Unit:
     accumulate: Callable[[Expr, Any, Expr, int], Expr]
     arrange: Callable[[Array], Array]
     lane: Callable[[Expr, int, int], Any] | None = None
+    widens: bool = False
     paired: bool = False
 
     @property
@@ -85,8 +88,10 @@ FLOAT_LANES = dataclasses.replace(FLOAT, lane=_float_lane)
 
 
 def _byte_lane(block: Expr, which: int, lanes: int) -> Expr:
-    """Bytes 4 * which ... of 16, in every 32-bit lane: LLVM makes it sdot's lane operand."""
-    return select([block], [4 * which + i for i in range(4)] * lanes)
+    """Bytes 4 * which ..., in every 32-bit lane: LLVM makes it sdot's lane operand."""
+    places = [4 * which + i for i in range(4)] * lanes
+    # A shuffle has no more lanes than it is given.
+    return select([block] * (len(places) // lanes_of(block)), places)
 
 
 def _load_four(buffer: Buffer, address: Expr, lanes: int) -> Expr:
@@ -217,7 +222,7 @@ def _arrange_pairs(weights: Array) -> Array:
 
 
 def _pair_lanes(block: Expr, which: int, lanes: int) -> tuple[Expr, Expr]:
-    """As ``_load_pairs``, from bytes 4 * which ... of 16."""
+    """As ``_load_pairs``, from bytes 4 * which ... of a vector."""
     del lanes
     first, second = (
         select([block], [4 * which + 2 * half, 4 * which + 2 * half + 1] * 4) for half in range(2)
@@ -226,7 +231,15 @@ def _pair_lanes(block: Expr, which: int, lanes: int) -> tuple[Expr, Expr]:
 
 
 NEON = Unit(
-    "int32", 4, "int8", _load_pairs, _four_weights, _smull_pairs, _arrange_pairs, _pair_lanes
+    "int32",
+    4,
+    "int8",
+    _load_pairs,
+    _four_weights,
+    _smull_pairs,
+    _arrange_pairs,
+    _pair_lanes,
+    widens=True,
 )
 
 

@@ -19,6 +19,7 @@ from deepseek_edge.backends.tvm.choice import Choice
 from deepseek_edge.backends.tvm.graph import Array, Node, Scratch, Value, constant
 from deepseek_edge.backends.tvm.schedules.accumulators import (
     Accumulators,
+    Products,
     prefetch_of,
     unroll_of,
 )
@@ -324,13 +325,15 @@ class _Winograd:
         )
         source = bind(p * index(self.plane) + start * index(self.row))
         sums.multiply(
-            self.depth,
-            self.packed,
-            bind((column * positions + p * index(block.width)) * index(self.depth)),
-            block.width,
-            source=self.scratch,
-            address=lambda row, k: source + k + index(row * self.row),
-            rows=range(size),
+            Products(
+                self.depth,
+                self.packed,
+                bind((column * positions + p * index(block.width)) * index(self.depth)),
+                block.width,
+                source=self.scratch,
+                address=lambda row, k: source + k + index(row * self.row),
+                rows=range(size),
+            ),
             unroll=self.unroll,
             # The next position's weights come while this one's are multiplied.
             ahead=4 * self.depth * block.width if prefetch_of(self.target) else 0,
