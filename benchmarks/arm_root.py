@@ -41,6 +41,7 @@ def make_root(folder: Path) -> None:
     Raises:
         DeepSeekEdgeError: apt or pip failed.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         packages = _download_packages(Path(name))
         for package in packages:
