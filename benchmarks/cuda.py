@@ -141,30 +141,21 @@ def _compile(model: onnx.ModelProto, job: Job, target: str, library: Path) -> Pr
     return program
 
 
-def collect(folder: Path, results: Sequence[Path]) -> dict[str, Any]:
-    """The report: every run's rows with parity and roofline, beside that run's torch.
+def collect(folder: Path, results: Path) -> dict[str, Any]:
+    """The report on one run: its rows with parity and roofline, beside its torch."""
+    import numpy as np
 
-    Of a model that was run more than once the last run's rows are kept.
-    """
-    found: dict[tuple[str, str, int], Row] = {}
-    runs = []
-    for number, path in enumerate(results):
-        import numpy as np
-
-        report = json.loads((path / "rows.json").read_text())
-        outputs = np.load(path / "outputs.npz")
-        torch = {(row["model"], row["batch"]): row for row in report["torch"]}
-        report["device"] = report["device"].splitlines()[0]  # one GPU of those that there are
-        runs.append({key: report[key] for key in ("device", "python", "loaded", "failures")})
-        for row in report["rows"]:
-            done = _finished(row, folder, outputs, torch, report["device"])
-            found[row["model"], row["precision"], row["batch"]] = {"run": number, **done}
-    rows = [found[key] for key in sorted(found)]
+    report = json.loads((results / "rows.json").read_text())
+    outputs = np.load(results / "outputs.npz")
+    torch = {(row["model"], row["batch"]): row for row in report["torch"]}
+    report["device"] = report["device"].splitlines()[0]  # one GPU of those that there are
+    rows = [_finished(row, folder, outputs, torch, report["device"]) for row in report["rows"]]
+    rows.sort(key=lambda row: (row["model"], row["precision"], row["batch"]))
     packages = ("apache-tvm", "nvidia-cuda-nvrtc-cu12", "onnxruntime")
     return {
-        "schema": 1,
+        "schema": 2,
         "versions": versions(packages),
-        "runs": runs,
+        **{key: report[key] for key in ("device", "python", "loaded", "failures")},
         "rows": rows,
         "geomean": _geomeans(rows),
     }
@@ -182,14 +173,24 @@ def _finished(
     done["ratio"] = round(row["ours_ms"] / peer["torch_ms"], 3) if peer else None
     done |= _verdict(row, folder, outputs)
     work = facts["steps_of"][name]
-    roofline = roofline_ms(work, device, row["precision"])
+    limits = limits_ms(work, device, row["precision"])
     done["kernels"] = len(work)
-    done["roofline_ms"] = None if roofline is None else round(roofline, 4)
-    done["roofline_share"] = None if roofline is None else round(roofline / row["ours_ms"], 3)
+    done["roofline_ms"] = round(sum(limits), 4) if limits else None
+    done["roofline_share"] = round(sum(limits) / row["ours_ms"], 3) if limits else None
     done |= {key: facts[key] for key in ("size_bytes", "code_bytes", "arena_bytes")}
     # Events cost 4 to 5 us a step, and no graph joins the launches: only the order is telling.
-    slowest = sorted(row["steps"], key=lambda step: -step[2])[:5]
-    done["slowest_steps_us"] = [[name, op, round(ns / 1e3, 1)] for name, op, ns in slowest]
+    known: list[float | None] = [*limits] or [None] * len(work)
+    timed = zip(row["steps"], known, strict=True)
+    slowest = sorted(timed, key=lambda step: -step[0][2])[:5]
+    done["slowest_steps"] = [
+        {
+            "name": name,
+            "op": op,
+            "us": round(ns / 1e3, 1),
+            "limit_us": None if limit is None else round(1e3 * limit, 1),
+        }
+        for (name, op, ns), limit in slowest
+    ]
     return done
 
 
@@ -215,8 +216,8 @@ def _verdict(row: Row, folder: Path, outputs: Any) -> Row:
     )
 
 
-def roofline_ms(work: Sequence[Sequence[int]], device: str, precision: str) -> float | None:
-    """The least time that the steps could take one after the other; None for an unknown GPU.
+def limits_ms(work: Sequence[Sequence[int]], device: str, precision: str) -> list[float]:
+    """The least time that each step could take; nothing for an unknown GPU.
 
     Args:
         work: (multiply-accumulates, bytes moved) of each step.
@@ -225,9 +226,9 @@ def roofline_ms(work: Sequence[Sequence[int]], device: str, precision: str) -> f
     """
     peak = next((peak for name, peak in PEAKS.items() if name in device), None)
     if peak is None or precision not in ("float16", "int8"):
-        return None
+        return []
     operations, bandwidth = peak[precision == "int8"] * 1e12, peak[2] * 1e12
-    return sum(1e3 * max(2 * macs / operations, moved / bandwidth) for macs, moved in work)
+    return [1e3 * max(2 * macs / operations, moved / bandwidth) for macs, moved in work]
 
 
 def _geomeans(rows: Sequence[Row]) -> Row:
@@ -258,19 +259,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--pack", type=Path, metavar="FOLDER")
     parser.add_argument("--collect", type=Path, metavar="FOLDER")
-    parser.add_argument("--results", type=Path, nargs="+", metavar="DIR", default=[])
+    parser.add_argument("--results", type=Path, metavar="DIR")
     parser.add_argument("--only", nargs="*", default=[], metavar="MODEL:PRECISION[:BATCHES]")
     parser.add_argument("--target", default="host-cuda")
     arguments = parser.parse_args()
     if arguments.pack:
         pack(arguments.pack, list(jobs(arguments.only)), arguments.target)
         return
-    if arguments.json is None:
-        parser.error("--json FILE, or --pack FOLDER")
+    if arguments.json is None or (arguments.collect is None) != (arguments.results is None):
+        parser.error("--json FILE, or --collect FOLDER --results DIR --json FILE, or --pack FOLDER")
     with tempfile.TemporaryDirectory() as temporary:
         folder, results = arguments.collect, arguments.results
         if folder is None:
-            folder, results = Path(temporary), [Path(temporary)]
+            folder, results = Path(temporary), Path(temporary)
             pack(folder, list(jobs(arguments.only)), arguments.target)
             script = [sys.executable, str(folder / "cuda_row.py"), str(folder)]
             subprocess.run([*script, "--out", str(folder), "--torch"], check=True)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from benchmarks import cuda, cuda_row
-from benchmarks.cuda import Job, collect, jobs, pack, roofline_ms
+from benchmarks.cuda import Job, collect, jobs, limits_ms, pack
 from deepseek_edge.artifacts import Program
 from deepseek_edge.backends.tvm import compile_program
 from deepseek_edge.quantization import Quantizer
@@ -23,13 +23,13 @@ def test_jobs_are_all_models_in_both_precisions_unless_some_are_named() -> None:
     ]
 
 
-def test_a_roofline_takes_the_longer_of_both_limits_of_each_step() -> None:
+def test_a_step_takes_the_longer_of_both_limits() -> None:
     arithmetic, memory = (989 * 10**9 // 2, 0), (0, 48 * 10**8)
-    assert roofline_ms([arithmetic], "NVIDIA H200", "float16") == pytest.approx(1.0)
-    assert roofline_ms([memory], "NVIDIA H200", "int8") == pytest.approx(1.0)
-    both = [(arithmetic[0], memory[1])]
-    assert roofline_ms(both, "NVIDIA H200", "float16") == pytest.approx(1.0)
-    assert roofline_ms(both, "some other GPU", "float16") is None
+    both = (arithmetic[0], memory[1])
+    limits = limits_ms([arithmetic, memory, both], "NVIDIA H200", "float16")
+    assert limits == pytest.approx([1.0, 1.0, 1.0])
+    assert limits_ms([arithmetic], "NVIDIA H200", "int8") == pytest.approx([0.5], rel=1e-2)
+    assert limits_ms([both], "some other GPU", "float16") == []
 
 
 def for_the_cpu(*arguments: Any, precision: str | None, **how: Any) -> Program:
@@ -55,7 +55,7 @@ def verdicts(folder: Path) -> list[str]:
     report = {"device": "a CPU", "python": "", "loaded": [], "rows": rows, "failures": []}
     (folder / "rows.json").write_text(json.dumps({**report, "torch": []}))
     np.savez(folder / "outputs.npz", **outputs)
-    return [row["verdict"] for row in collect(folder, [folder])["rows"]]
+    return [row["verdict"] for row in collect(folder, folder)["rows"]]
 
 
 def move_golden(folder: Path, steps: float) -> None:
