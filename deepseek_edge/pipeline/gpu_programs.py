@@ -38,7 +38,7 @@ class GpuPrograms:
 
     Attributes:
         programs: in order of preference, all before the CPU's.
-        notes: why one is missing, and which takes over; how one was compared.
+        notes: why one is missing, and which takes over; what else is to be known of them.
     """
 
     programs: tuple[CheckedProgram, ...] = ()
@@ -96,11 +96,10 @@ def make_gpu_programs(
         others = [cpu, *(one.report.program.id for one in programs)]
         try:
             with job.clock.stage("gpu"):
-                made = make(list(reversed(others)))
-            programs.append(made)
-            notes += (f"{made.report.program.id}: {note}" for note in made.notes)
+                programs.append(make(list(reversed(others))))
         except UnsupportedError as error:
             notes.append(f"no {name} program: {error}; {others[-1]} takes over")
+    notes += [note for one in programs for note in one.notes]
     return GpuPrograms(tuple(reversed(programs)), tuple(notes))
 
 
@@ -123,7 +122,11 @@ def _make_cuda(
         # It has run nowhere: the board compares it with the CPU program's outputs.
         return replace(passed.checked, report=ProgramReport(program, None, None, None), notes=())
     checked = check_program(program, job.one, graph, reference, job.narrate, rebuild=build.rebuild)
-    return replace(checked, report=replace(checked.report, verified=f"gpu:{name}"))
+    return replace(
+        checked,
+        report=replace(checked.report, verified=f"gpu:{name}"),
+        notes=tuple(f"{program.id}: {note}" for note in checked.notes),
+    )
 
 
 def _gpu_here(job: Job, instruments: GpuInstruments, arch: str) -> str | None:
