@@ -8,8 +8,9 @@ is another machine, in three steps:
     python -m benchmarks.cuda --collect FOLDER --results DIR --json FILE    here again
 
 ``--only MODEL:PRECISION[:BATCHES]`` chooses what is packed. Rows are as those of benchmarks.cpu,
-with ``batch``; ``torch_ms`` is torchvision's network of that name in half floats, channels last, a
-CUDA graph with the same copies of input and output; ``torch_network_ms`` is without them.
+with ``batch``; ``verdict`` is a compile's; ``torch_ms`` is torchvision's network of that name in
+half floats, channels last, a CUDA graph with the same copies of input and output;
+``torch_network_ms`` is without them.
 """
 
 from __future__ import annotations
@@ -23,9 +24,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.cuda_parity import judge, write_golden
 from benchmarks.machine import versions
+
+if TYPE_CHECKING:
+    import onnx
+
+    from deepseek_edge.artifacts import Program
 
 Row = dict[str, Any]
 
@@ -79,13 +86,16 @@ def graph_of(job: Job) -> Path:
 
 
 def pack(folder: Path, todo: Sequence[Job], target: str) -> None:
-    """Compile each job into a folder of its own, with the outputs of onnxruntime."""
+    """Compile each job into a folder of its own, with the outputs of onnxruntime.
+
+    A program of integer and float layers comes with a second one, ``observed.so``, by which its
+    layers are judged.
+    """
     import onnx
 
-    from deepseek_edge.backends.tvm.cuda import compile_cuda_program
     from deepseek_edge.digest import digest_file
     from deepseek_edge.parity import SEED
-    from deepseek_edge.target import load_target
+    from deepseek_edge.pipeline.layer_parity import is_mixed, observable
 
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(__file__).with_name("cuda_row.py"), folder)
@@ -95,16 +105,9 @@ def pack(folder: Path, todo: Sequence[Job], target: str) -> None:
         model = onnx.load(graph)
         out = folder / job.folder
         out.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory() as work:
-            program = compile_cuda_program(
-                model,
-                load_target(target),
-                batches=job.batches,
-                work_dir=Path(work),
-                progress=lambda stage, done, total: None,
-                precision=None if job.precision == "int8" else job.precision,
-            )
-            shutil.copy(program.library, out / "model.so")
+        program = _compile(model, job, target, out / "model.so")
+        if is_mixed(program):
+            _compile(observable(model), job, target, out / "observed.so")
         write_golden(model, job.batches, out / "golden.npz")
         facts = {
             **asdict(job),
@@ -121,49 +124,38 @@ def pack(folder: Path, todo: Sequence[Job], target: str) -> None:
         (out / "meta.json").write_text(json.dumps(facts))
 
 
-def write_golden(model: Any, batches: Sequence[int], path: Path) -> None:
-    """Outputs of the graph; inputs only where cuda_row.py can't make the same from the seed."""
+def _compile(model: onnx.ModelProto, job: Job, target: str, library: Path) -> Program:
+    from deepseek_edge.backends.tvm.cuda import compile_cuda_program
+    from deepseek_edge.target import load_target
+
+    with tempfile.TemporaryDirectory() as work:
+        program = compile_cuda_program(
+            model,
+            load_target(target),
+            batches=job.batches,
+            work_dir=Path(work),
+            progress=lambda stage, done, total: None,
+            precision=None if job.precision == "int8" else job.precision,
+        )
+        shutil.copy(program.library, library)
+    return program
+
+
+def collect(folder: Path, results: Path) -> dict[str, Any]:
+    """The report on one run: its rows with parity and roofline, beside its torch."""
     import numpy as np
 
-    from deepseek_edge.parity import Reference, graph_inputs, sample_inputs
-
-    reference, specs = Reference(model), graph_inputs(model)
-    arrays: dict[str, Any] = {}
-    for batch in batches:
-        samples = [sample_inputs(model, specs, number) for number in range(batch)]
-        outputs = [reference.run(sample) for sample in samples]
-        if len(specs) > 1 or specs[0].dtype != "float32":
-            for name in samples[0]:
-                arrays[f"batch{batch}/in/{name}"] = np.concatenate([s[name] for s in samples])
-        for name in outputs[0]:
-            arrays[f"batch{batch}/out/{name}"] = np.concatenate([o[name] for o in outputs])
-    np.savez_compressed(path, **arrays)
-
-
-def collect(folder: Path, results: Sequence[Path]) -> dict[str, Any]:
-    """The report: every run's rows with parity and roofline, beside that run's torch.
-
-    Of a model that was run more than once the last run's rows are kept.
-    """
-    found: dict[tuple[str, str, int], Row] = {}
-    runs = []
-    for number, path in enumerate(results):
-        import numpy as np
-
-        report = json.loads((path / "rows.json").read_text())
-        outputs = np.load(path / "outputs.npz")
-        torch = {(row["model"], row["batch"]): row for row in report["torch"]}
-        report["device"] = report["device"].splitlines()[0]  # one GPU of those that there are
-        runs.append({key: report[key] for key in ("device", "python", "loaded", "failures")})
-        for row in report["rows"]:
-            done = _finished(row, folder, outputs, torch, report["device"])
-            found[row["model"], row["precision"], row["batch"]] = {"run": number, **done}
-    rows = [found[key] for key in sorted(found)]
+    report = json.loads((results / "rows.json").read_text())
+    outputs = np.load(results / "outputs.npz")
+    torch = {(row["model"], row["batch"]): row for row in report["torch"]}
+    report["device"] = report["device"].splitlines()[0]  # one GPU of those that there are
+    rows = [_finished(row, folder, outputs, torch, report["device"]) for row in report["rows"]]
+    rows.sort(key=lambda row: (row["model"], row["precision"], row["batch"]))
     packages = ("apache-tvm", "nvidia-cuda-nvrtc-cu12", "onnxruntime")
     return {
-        "schema": 1,
+        "schema": 2,
         "versions": versions(packages),
-        "runs": runs,
+        **{key: report[key] for key in ("device", "python", "loaded", "failures")},
         "rows": rows,
         "geomean": _geomeans(rows),
     }
@@ -179,56 +171,53 @@ def _finished(
     done = {key: row[key] for key in kept}
     done |= {key: peer.get(key) for key in ("torch_ms", "torch_network_ms")}
     done["ratio"] = round(row["ours_ms"] / peer["torch_ms"], 3) if peer else None
-    done |= _parity(row, folder, outputs)
+    done |= _verdict(row, folder, outputs)
     work = facts["steps_of"][name]
-    roofline = roofline_ms(work, device, row["precision"])
+    limits = limits_ms(work, device, row["precision"])
     done["kernels"] = len(work)
-    done["roofline_ms"] = None if roofline is None else round(roofline, 4)
-    done["roofline_share"] = None if roofline is None else round(roofline / row["ours_ms"], 3)
+    done["roofline_ms"] = round(sum(limits), 4) if limits else None
+    done["roofline_share"] = round(sum(limits) / row["ours_ms"], 3) if limits else None
     done |= {key: facts[key] for key in ("size_bytes", "code_bytes", "arena_bytes")}
     # Events cost 4 to 5 us a step, and no graph joins the launches: only the order is telling.
-    slowest = sorted(row["steps"], key=lambda step: -step[2])[:5]
-    done["slowest_steps_us"] = [[name, op, round(ns / 1e3, 1)] for name, op, ns in slowest]
+    known: list[float | None] = [*limits] or [None] * len(work)
+    timed = zip(row["steps"], known, strict=True)
+    slowest = sorted(timed, key=lambda step: -step[0][2])[:5]
+    done["slowest_steps"] = [
+        {
+            "name": name,
+            "op": op,
+            "us": round(ns / 1e3, 1),
+            "limit_us": None if limit is None else round(1e3 * limit, 1),
+        }
+        for (name, op, ns), limit in slowest
+    ]
     return done
 
 
-def _parity(row: Row, folder: Path, outputs: Any) -> Row:
-    """The outputs against the graph's, as a compile judges them."""
+def _verdict(row: Row, folder: Path, outputs: Any) -> Row:
+    """What came back of a row's outputs, judged."""
     import numpy as np
     import onnx
 
-    from deepseek_edge.distance import compare_float
-    from deepseek_edge.parity import measure_graph, output_steps
-
     job = Job(row["model"], row["precision"], (row["batch"],))
     golden = np.load(folder / job.folder / "golden.npz")
-    prefix = f"batch{row['batch']}/out/"
-    names = [key.removeprefix(prefix) for key in golden if key.startswith(prefix)]
-    key = f"{row['model']}/{row['precision']}/batch{row['batch']}/"
 
-    def by_sample(arrays: Any, start: str) -> list[dict[str, Any]]:
-        whole = {name: np.split(arrays[start + name], row["batch"]) for name in names}
-        return [{name: whole[name][i] for name in names} for i in range(row["batch"])]
+    def named(kind: str) -> Row:
+        start = f"{row['model']}/{row['precision']}/batch{row['batch']}/{kind}/"
+        return {key.removeprefix(start): outputs[key] for key in outputs if key.startswith(start)}
 
-    expected, actual = by_sample(golden, prefix), by_sample(outputs, key)
-    is_int8 = row["precision"] == "int8"
-    scales = output_steps(onnx.load(graph_of(job)), expected) if is_int8 else {}
-    found = measure_graph(expected, actual, scales=scales)
-    noise = compare_float(expected, actual)
-    return {
-        "parity_graph": {
-            "samples": found.samples,
-            "max_steps": found.max_steps,
-            "max_abs": float(f"{found.max_abs:.3g}"),
-            "within": round(found.within, 6),
-        },
-        "sqnr_db": round(min(noise.sqnr_db, 999.0), 1),  # JSON has no infinity
-        "top1_agreement": noise.top1_agreement,
-    }
+    return judge(
+        onnx.load(graph_of(job)),
+        job.precision,
+        row["batch"],
+        golden=golden,
+        outputs=named("out"),
+        observed=named("observed"),
+    )
 
 
-def roofline_ms(work: Sequence[Sequence[int]], device: str, precision: str) -> float | None:
-    """The least time that the steps could take one after the other; None for an unknown GPU.
+def limits_ms(work: Sequence[Sequence[int]], device: str, precision: str) -> list[float]:
+    """The least time that each step could take; nothing for an unknown GPU.
 
     Args:
         work: (multiply-accumulates, bytes moved) of each step.
@@ -237,9 +226,9 @@ def roofline_ms(work: Sequence[Sequence[int]], device: str, precision: str) -> f
     """
     peak = next((peak for name, peak in PEAKS.items() if name in device), None)
     if peak is None or precision not in ("float16", "int8"):
-        return None
+        return []
     operations, bandwidth = peak[precision == "int8"] * 1e12, peak[2] * 1e12
-    return sum(1e3 * max(2 * macs / operations, moved / bandwidth) for macs, moved in work)
+    return [1e3 * max(2 * macs / operations, moved / bandwidth) for macs, moved in work]
 
 
 def _geomeans(rows: Sequence[Row]) -> Row:
@@ -270,19 +259,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--pack", type=Path, metavar="FOLDER")
     parser.add_argument("--collect", type=Path, metavar="FOLDER")
-    parser.add_argument("--results", type=Path, nargs="+", metavar="DIR", default=[])
+    parser.add_argument("--results", type=Path, metavar="DIR")
     parser.add_argument("--only", nargs="*", default=[], metavar="MODEL:PRECISION[:BATCHES]")
     parser.add_argument("--target", default="host-cuda")
     arguments = parser.parse_args()
     if arguments.pack:
         pack(arguments.pack, list(jobs(arguments.only)), arguments.target)
         return
-    if arguments.json is None:
-        parser.error("--json FILE, or --pack FOLDER")
+    if arguments.json is None or (arguments.collect is None) != (arguments.results is None):
+        parser.error("--json FILE, or --collect FOLDER --results DIR --json FILE, or --pack FOLDER")
     with tempfile.TemporaryDirectory() as temporary:
         folder, results = arguments.collect, arguments.results
         if folder is None:
-            folder, results = Path(temporary), [Path(temporary)]
+            folder, results = Path(temporary), Path(temporary)
             pack(folder, list(jobs(arguments.only)), arguments.target)
             script = [sys.executable, str(folder / "cuda_row.py"), str(folder)]
             subprocess.run([*script, "--out", str(folder), "--torch"], check=True)

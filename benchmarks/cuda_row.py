@@ -128,7 +128,7 @@ def median_ms(call: Any, repetitions: int = REPETITIONS) -> tuple[float, float]:
 
 
 def run_folder(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """One row a batch size, and the outputs by "model/precision/batch/name"."""
+    """One row a batch size, and the outputs by "model/precision/batch/out/name"."""
     described = json.loads((folder / "meta.json").read_text())
     golden = np.load(folder / "golden.npz")
     start = time.perf_counter()
@@ -138,22 +138,17 @@ def run_folder(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     outputs: dict[str, Any] = {}
     for number, entry in enumerate(model.entries()):
         name = entry.name.decode()
-        for i in range(entry.inputs):
-            label, memory = model.tensor(number, 0, i)
-            key = f"{name}/in/{label}"
-            memory[...] = golden[key] if key in golden else _made(memory.shape, described["seed"])
-        model.run(number)
-        results = [model.tensor(number, 1, i) for i in range(entry.outputs)]
-        first = {label: memory.copy() for label, memory in results}
+        results = _first_run(model, number, golden, described["seed"])
+        first = {label: memory.copy() for label, memory in results.items()}
         model.run(number)
         model.run(number)
-        same = all(np.array_equal(first[k], v, equal_nan=True) for k, v in results)
+        same = all(np.array_equal(first[k], v, equal_nan=True) for k, v in results.items())
         errors = [_error(golden[f"{name}/out/{k}"], v) for k, v in first.items()]
         ours, least = median_ms(lambda number=number: model.run(number))
         times = [model.run_timed(number, entry.steps) for _ in range(30)]
         per_step = [int(statistics.median(t)) for t in zip(*times, strict=True)]
         key = f"{described['model']}/{described['precision']}/{name}"
-        outputs |= {f"{key}/{k}": v for k, v in first.items()}
+        outputs |= {f"{key}/out/{k}": v for k, v in first.items()}
         rows.append(
             {
                 **described,
@@ -168,7 +163,32 @@ def run_folder(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             }
         )
     model.close()
-    return rows, outputs
+    return rows, outputs | _observed(folder, golden, described)
+
+
+def _first_run(model: Model, number: int, golden: Any, seed: int) -> dict[str, Any]:
+    """Fill the inputs of an entry, run it, and give its outputs, which later runs overwrite."""
+    entry = model.entries()[number]
+    for i in range(entry.inputs):
+        label, memory = model.tensor(number, 0, i)
+        key = f"{entry.name.decode()}/in/{label}"
+        memory[...] = golden[key] if key in golden else _made(memory.shape, seed)
+    model.run(number)
+    return dict(model.tensor(number, 1, i) for i in range(entry.outputs))
+
+
+def _observed(folder: Path, golden: Any, described: dict[str, Any]) -> dict[str, Any]:
+    """By "model/precision/batch/observed/name": outputs of the program that shows its layers."""
+    if not (folder / "observed.so").is_file():
+        return {}
+    model = Model(folder / "observed.so")
+    outputs: dict[str, Any] = {}
+    for number, entry in enumerate(model.entries()):
+        key = f"{described['model']}/{described['precision']}/{entry.name.decode()}/observed"
+        results = _first_run(model, number, golden, described["seed"])
+        outputs |= {f"{key}/{label}": memory.copy() for label, memory in results.items()}
+    model.close()
+    return outputs
 
 
 def _made(shape: tuple[int, ...], seed: int) -> Any:

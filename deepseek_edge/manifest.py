@@ -70,6 +70,7 @@ class Tools(Record, frozen=True):
     tvm: str | None
     ziglang: str | None
     llvm: str | None
+    nvrtc: str | None
 
 
 class Thresholds(Record, frozen=True):

@@ -96,7 +96,13 @@ def make_manifest(
         golden,
         model=SourceModel(name=name, sha256="0" * 64, graph_sha256="1" * 64),
         target=TARGET,
-        tools=Tools(deepseek_edge="0.1.0", tvm="0.27.0.post1", ziglang="0.17.0", llvm="22.1"),
+        tools=Tools(
+            deepseek_edge="0.1.0",
+            tvm="0.27.0.post1",
+            ziglang="0.17.0",
+            llvm="22.1",
+            nvrtc="11.8.89",
+        ),
         thresholds=Thresholds(max_drop_pp=1),
     )
     return manifest, members

@@ -1,7 +1,7 @@
 """Programs are run and compared with their graph."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -18,7 +18,7 @@ from deepseek_edge.parity import (
     output_steps,
     sample_inputs,
 )
-from deepseek_edge.pipeline.layer_parity import Call, check_layers, observable
+from deepseek_edge.pipeline.layer_parity import Call, check_layers, is_mixed, observable
 from deepseek_edge.pipeline.placement import Place, estimate_s, open_program
 from deepseek_edge.pipeline.plan import PlannedTarget
 from deepseek_edge.report import ProgramReport
@@ -96,16 +96,26 @@ def check_program(
     try:
         check_graph(expected, actual, scales=scales, precision=program.precision)
     except ParityError as error:
-        if rebuild is None or not (program.layers.int8 and program.layers.float32):
+        if rebuild is None or not is_mixed(program):
             raise
         narrate(f"{one.target.id}: {error}; checking each layer by itself")
-        notes = (_by_layer(error, check_layers(model, rebuild(observable(model)), one, calls)),)
+        notes = (_by_layer(error, rebuild(observable(model)), one, model, calls),)
     graph = measure_graph(expected, actual, scales=scales, precision=program.precision)
     report = ProgramReport(program, one.place, graph, compare_float(expected, actual))
     return CheckedProgram(report, first, actual[0], tuple(call_s), notes)
 
 
-def _by_layer(error: ParityError, count: int) -> str:
+def _by_layer(
+    error: ParityError,
+    observed: Program,
+    one: PlannedTarget,
+    model: onnx.ModelProto,
+    calls: Sequence[Call],
+) -> str:
+    """Check each layer of a program that failed end to end, and say what was found."""
+    assert one.place is not None
+    with open_program(observed, one.target, one.place) as run:
+        count = check_layers(model, run, calls)
     return (
         f"right layer by layer: each of {count} quantized tensors is what its layer makes of the "
         "program's own integers, to 1/100 step; end to end, where float rounding beside ties is "

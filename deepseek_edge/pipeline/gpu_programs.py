@@ -38,7 +38,7 @@ class GpuPrograms:
 
     Attributes:
         programs: in order of preference, all before the CPU's.
-        notes: why one is missing, and which takes over.
+        notes: why one is missing, and which takes over; what else is to be known of them.
     """
 
     programs: tuple[CheckedProgram, ...] = ()
@@ -99,6 +99,7 @@ def make_gpu_programs(
                 programs.append(make(list(reversed(others))))
         except UnsupportedError as error:
             notes.append(f"no {name} program: {error}; {others[-1]} takes over")
+    notes += [note for one in programs for note in one.notes]
     return GpuPrograms(tuple(reversed(programs)), tuple(notes))
 
 
@@ -108,22 +109,24 @@ def _make_cuda(
     target, graph = job.one.target, passed.compiled.graph
     assert target.gpu is not None
     job.narrate(f"{target.id}: compiling for the GPU, {target.gpu.arch}")
-    program = instruments.cuda()(
-        graph,
-        target,
-        batches=job.request.batches,
+    precision = None if is_quantized(graph) else float_precision(job.request.precision)
+    build = replace(
+        job.build,
+        compile_program=partial(instruments.cuda(), precision=precision),
         work_dir=_folder(job, "cuda"),
-        progress=job.build.progress,
-        precision=None if is_quantized(graph) else float_precision(job.request.precision),
     )
-    program = replace(program, gpu=target.gpu.arch)
+    program = replace(build.build(graph), gpu=target.gpu.arch)
     reference = job.origin.reference if passed.compiled.quantized is None else Reference(graph)
     name = _gpu_here(job, instruments, target.gpu.arch)
     if name is None:
         # It has run nowhere: the board compares it with the CPU program's outputs.
         return replace(passed.checked, report=ProgramReport(program, None, None, None), notes=())
-    checked = check_program(program, job.one, graph, reference, job.narrate)
-    return replace(checked, report=replace(checked.report, verified=f"gpu:{name}"))
+    checked = check_program(program, job.one, graph, reference, job.narrate, rebuild=build.rebuild)
+    return replace(
+        checked,
+        report=replace(checked.report, verified=f"gpu:{name}"),
+        notes=tuple(f"{program.id}: {note}" for note in checked.notes),
+    )
 
 
 def _gpu_here(job: Job, instruments: GpuInstruments, arch: str) -> str | None:

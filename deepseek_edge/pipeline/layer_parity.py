@@ -15,12 +15,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from deepseek_edge.artifacts import Entry, Program
+from deepseek_edge.artifacts import Program
 from deepseek_edge.errors import ParityError
 from deepseek_edge.integer_form import integer_form
-from deepseek_edge.parity import Array, Reference, Tensors, check_graph, output_steps
-from deepseek_edge.pipeline.placement import open_program
-from deepseek_edge.pipeline.plan import PlannedTarget
+from deepseek_edge.parity import (
+    Array,
+    Reference,
+    Tensors,
+    check_graph,
+    graph_inputs,
+    output_steps,
+)
+from deepseek_edge.pipeline.placement import Run
 
 # An integer may be the rounding of a number this far from the reference's: the float tolerance
 # of parity is a quarter of a step of 255.
@@ -42,6 +48,11 @@ class Call:
     outputs: Tensors
 
 
+def is_mixed(program: Program) -> bool:
+    """True if it has integer and float layers: any other must be right end to end."""
+    return bool(program.layers.int8 and program.layers.float32)
+
+
 def observable(model: onnx.ModelProto) -> onnx.ModelProto:
     """The Q/DQ graph with an output more for each quantized activation: its dequantized values."""
     result = onnx.ModelProto()
@@ -55,15 +66,12 @@ def observable(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(result)
 
 
-def check_layers(
-    model: onnx.ModelProto, program: Program, one: PlannedTarget, calls: Sequence[Call]
-) -> int:
+def check_layers(model: onnx.ModelProto, observed: Run, calls: Sequence[Call]) -> int:
     """Check each quantized tensor, and the outputs, given the program's other integers.
 
     Args:
         model: the Q/DQ graph.
-        program: compiled from :func:`observable` of it.
-        one: where to run it.
+        observed: runs the program that was compiled from :func:`observable` of it.
         calls: of the program that was compiled from ``model`` itself.
 
     Returns:
@@ -73,17 +81,14 @@ def check_layers(
         ParityError: an integer isn't what the reference rounds to, or rounds to within 1/100
             step of a tie; an output is wrong; or the two programs' outputs differ in a bit.
     """
-    assert one.place is not None
-    count = 0
-    with open_program(program, one.target, one.place) as run:
-        for number, entry in enumerate(program.entries):
-            layers = _Layers(model, entry)
-            for call in (call for call in calls if call.entry == number):
-                actual = run(call.inputs, number)
-                _check_same(call.outputs, actual)
-                layers.check(call.inputs, actual)
-            count = len(layers.points)
-    return count
+    layers: dict[int, _Layers] = {}
+    for call in calls:
+        actual = observed(call.inputs, call.entry)
+        _check_same(call.outputs, actual)
+        if call.entry not in layers:
+            layers[call.entry] = _Layers(model, call.inputs, actual)
+        layers[call.entry].check(call.inputs, actual)
+    return max((len(one.points) for one in layers.values()), default=0)
 
 
 def _quantizations(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -121,26 +126,27 @@ class _Point:
 class _Layers:
     """The reference, cut at every quantized tensor."""
 
-    def __init__(self, model: onnx.ModelProto, entry: Entry) -> None:
+    def __init__(self, model: onnx.ModelProto, inputs: Tensors, observed: Tensors) -> None:
+        """Of one entry: ``inputs`` and ``observed`` outputs have its shapes."""
         from deepseek_edge.backends.tvm import with_batch
 
-        shapes = {spec.name: spec.shape for spec in [*entry.inputs, *entry.outputs]}
-        batch = entry.inputs[0].shape[:1]
-        self._model = with_batch(model, *batch) if batch != _batch(model, entry) else model
+        spec = graph_inputs(model)[0]
+        batch = inputs[spec.name].shape[:1]
+        self._model = with_batch(model, *batch) if batch != spec.shape[:1] else model
         constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         cut = integer_form(self._model)
         self.points = []
         outputs = {value.name for value in cut.graph.output}
-        inputs: dict[str, str] = {}
+        places: dict[str, str] = {}
         for number, (node, written) in enumerate(
             zip(_quantizations(cut), _quantizations(model), strict=True)
         ):
             name = f"{_OBSERVED}{number}"
-            inputs[node.output[0]] = name
+            places[node.output[0]] = name
             zero = int(constants[written.input[2]].reshape(())) if len(written.input) > 2 else 0
             scale = float(constants[written.input[1]].reshape(()))
             self.points.append(_Point(name, scale, zero, node.input[0]))
-            integers = (name, onnx.TensorProto.INT8, shapes[name])
+            integers = (name, onnx.TensorProto.INT8, observed[name].shape)
             cut.graph.input.append(helper.make_tensor_value_info(*integers))
             if node.input[0] not in outputs:
                 outputs.add(node.input[0])
@@ -148,7 +154,7 @@ class _Layers:
                 cut.graph.output.append(helper.make_tensor_value_info(*numbers))
         for node in cut.graph.node:
             for place, value in enumerate(node.input):
-                node.input[place] = inputs.get(value, value)
+                node.input[place] = places.get(value, value)
         self._reference = Reference(cut, as_written=True)
 
     def check(self, inputs: Tensors, actual: Mapping[str, Array]) -> None:
@@ -167,11 +173,6 @@ class _Layers:
                 )
         expected = {value.name: found[value.name] for value in self._model.graph.output}
         check_graph([expected], [actual], scales=output_steps(self._model, [expected]))
-
-
-def _batch(model: onnx.ModelProto, entry: Entry) -> tuple[int, ...]:
-    first = next(value for value in model.graph.input if value.name == entry.inputs[0].name)
-    return tuple(dim.dim_value for dim in first.type.tensor_type.shape.dim)[:1]
 
 
 def _integers(values: Array, point: _Point) -> Any:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import onnx
 
+from deepseek_edge.artifacts import Program
 from deepseek_edge.bundle import write_bundle
+from deepseek_edge.capabilities import nvrtc_package
 from deepseek_edge.digest import digest_bytes, digest_file
 from deepseek_edge.files import output_errors, write_atomic
 from deepseek_edge.golden import GoldenTensor, golden_tensors
@@ -80,7 +82,7 @@ def pack(
         golden,
         model=source,
         target=one.target,
-        tools=tool_versions(),
+        tools=tool_versions([checked.report.program for checked in programs]),
         thresholds=Thresholds(max_drop_pp=request.max_drop_pp),
         preprocess=None if evaluation is None else evaluation.dataset.preprocess,
         labels=None if evaluation is None else evaluation.dataset.labels,
@@ -90,8 +92,9 @@ def pack(
     write_bundle(one.output, manifest, members)
 
 
-def tool_versions() -> Tools:
-    """Versions of what took part in this process."""
+def tool_versions(programs: Sequence[Program]) -> Tools:
+    """Versions of what took part in making programs, in this process."""
+    kernels_for = next((one.gpu for one in programs if one.backend == "tvm" and one.gpu), None)
     tvm = sys.modules.get("tvm")
     llvm = None if tvm is None else str(tvm.target.codegen.llvm_version_major())
     return Tools(
@@ -99,6 +102,7 @@ def tool_versions() -> Tools:
         tvm=None if tvm is None else _version("apache-tvm"),
         ziglang=_version("ziglang"),
         llvm=llvm,
+        nvrtc=None if kernels_for is None else _version(nvrtc_package(kernels_for)),
     )
 
 

@@ -49,6 +49,7 @@ def test_a_convolution_for_the_host_is_verified_and_runs(tmp_path: Path) -> None
         tools = bundle.manifest.tools
         assert tools.tvm is not None
         assert tools.llvm is not None
+        assert tools.nvrtc is None
 
 
 @pytest.mark.emulated
