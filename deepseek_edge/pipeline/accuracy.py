@@ -65,10 +65,10 @@ def measure_accuracy(
         note += "--max-drop PP measures it nevertheless"
         narrate(f"{one.target.id}: {note}")
         return None, (note,)
-    most_s = min(call_s * len(dataset), max(EMULATED_EVALUATION_S, least_s))
-    narrate(
-        f"{one.target.id}: {len(dataset)} samples of {dataset.id} on {where(one.place, most_s)}"
-    )
+    all_s, most_s = call_s * len(dataset), max(EMULATED_EVALUATION_S, least_s)
+    count = f"a part of {len(dataset)}" if all_s > most_s else len(dataset)
+    place = where(one.place, min(all_s, most_s))
+    narrate(f"{one.target.id}: {count} samples of {dataset.id} on {place}")
     with open_program(program, one.target, one.place) as run:
         if one.place == "host":
             return evaluation.judge(lambda inputs: run(inputs, number)), ()
