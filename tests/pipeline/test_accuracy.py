@@ -125,8 +125,8 @@ def compile_tiny(tmp_path: Path, backend: TinyBackend, **changes: Any) -> Compil
     labels = np.maximum(x @ weights.T + bias, 0).argmax(axis=1)
     labels[:2] = (labels[:2] + 1) % OUT
     evaluation = save(tmp_path / "data.npz", x=x, labels=labels)
-    fields = {"targets": ("arm64",), "evaluation": evaluation, "output": tmp_path / "out.dse"}
-    request = CompileRequest(tiny_onnx(), **(fields | changes))
+    fields: dict[str, Any] = {"evaluation": evaluation, "output": tmp_path / "out.dse"}
+    request = CompileRequest(tiny_onnx(), targets=("arm64",), **(fields | changes))
     return compile_model(request, compile_program=backend).reports[0]
 
 
