@@ -165,7 +165,7 @@ def _prune_here(
     (whole_ms,) = stopwatch.calls(stopwatch.module)
     # The rest of a call goes to what has no weights (additions, pooling), and shrinks with it.
     factor = whole_ms / whole if whole else 1.0
-    narrate(f"{target.id}: {whole_ms:.3f} ms as it is, {whole or 0.0:.3f} ms of it in layers")
+    narrate(f"{target.id}: {whole_ms:.3f} ms as it is, its layers one by one {whole or 0.0:.3f} ms")
 
     def prune(goal_ms: float | None) -> Pruned:
         scaled = pruner(cost=lambda shape: factor * cost(shape), latency_budget_ms=goal_ms)
