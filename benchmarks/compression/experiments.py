@@ -94,7 +94,7 @@ _QUICK_TRAINING: dict[Change, TrainConfig] = {
 }
 # Of the training images, of those for quantization, and of the test images. They are not varied:
 # so short a training has enough to do with what they are.
-QUICK_IMAGES, QUICK_CALIBRATION_IMAGES, QUICK_TESTS = 3000, 32, 2000
+QUICK_IMAGES, QUICK_CALIBRATION_IMAGES, QUICK_TESTS = 4000, 32, 2000
 
 
 def quick(experiment: Experiment) -> Experiment:
