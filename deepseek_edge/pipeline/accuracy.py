@@ -1,9 +1,8 @@
 """The task's metric of an artifact, and where running it is slow, what stands in for it.
 
 Emulation is slow. So samples drawn at random are run through the program and through its graph in
-onnxruntime. If both come to the same for each of
-them, the graph's figure over all samples is the program's. If not, the samples that the program
-ran are all that is known of it.
+onnxruntime. If both come to the same for each of them, the graph's figure over all samples is the
+program's. If not, the samples that the program ran are all that is known of it.
 """
 
 import time
