@@ -150,14 +150,33 @@ class LayerError:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """Samples that were run through a program and through its graph in onnxruntime.
+
+    Attributes:
+        samples: how many.
+        equal: of how many all outputs are equal.
+        same: how many count the same in the metric.
+    """
+
+    samples: int
+    equal: int
+    same: int
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """A task metric, of the float model and of the artifact, in percent.
 
     Attributes:
+        samples: that the figures are of.
         float: of the model before it was pruned, if it was.
         drop_pp: float minus compiled, in percentage points.
         ci_pp: half the width of the 95 % confidence interval of ``drop_pp``: the samples are the
             same, so it is that of paired observations.
+        agreement: None if each of the samples was run through the artifact itself. Otherwise
+            these were, and if all count the same, the figures are those of its graph over all
+            samples; if not, the figures are the artifact's over these.
     """
 
     metric: str
@@ -167,6 +186,7 @@ class Accuracy:
     compiled: builtins.float
     drop_pp: builtins.float
     ci_pp: builtins.float
+    agreement: Agreement | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +216,8 @@ class Rung:
     Attributes:
         name: what was done, e.g. "mse, up to 5% in float".
         dataset: that it was measured on.
-        measured_on: "host" or "qemu": the artifact; "onnxruntime": the graph's integer form.
+        measured_on: "host" or "qemu": the artifact; "onnxruntime": the graph (its integer form);
+            "onnxruntime and qemu": the graph, and for a part of the samples the artifact.
         int8_macs_share: of the multiply-accumulates, 0 to 1; None if it isn't known.
         kept_float: layers that were kept float for accuracy or speed.
         is_kept: no more is lost than was promised.

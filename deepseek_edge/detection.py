@@ -85,6 +85,20 @@ def keep_matches(outputs: Mapping[str, Array], labels: Array, ious: Sequence[flo
     )
 
 
+def has_same_matches(first: Matches, second: Matches) -> bool:
+    """Whether boxes of the same classes, ordered by score, are right in the same places.
+
+    Args:
+        first: what one model found in an image.
+        second: what another one found in it.
+    """
+    import numpy as np
+
+    return first.right.keys() == second.right.keys() and all(
+        np.array_equal(right, second.right[one]) for one, right in first.right.items()
+    )
+
+
 def _boxes_and_scores(outputs: Sequence[Array]) -> tuple[Array, Array]:
     """(n, 4) and (n, classes)."""
     shapes = [value.shape for value in outputs[:2]]

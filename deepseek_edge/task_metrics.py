@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     # How often each sample counts, (n,), to the metric, 0 to 1.
     Figure = Callable[[Array], float]
 
+# Scores this near count the same: a hundredth of a percentage point, as reports show them.
+SAME_SCORE = 1e-4
+
 METRICS = ("top1", "top5", "f1", "map", "map50")
 
 
@@ -30,12 +34,15 @@ class Metric:
         pool: (what was kept of n samples) -> the metric, 0 to 1, as a function of how often each
             sample counts. So an interval by resampling runs no model again.
         is_mean: ``keep`` gives a score from 0 to 1, and the metric is the mean of those.
+        is_same: whether what was kept of one sample, of two models, counts the same but for
+            float rounding.
     """
 
     name: str
     keep: Callable[[Tensors, Array], Any]
     pool: Callable[[Sequence[Any]], Figure]
     is_mean: bool = False
+    is_same: Callable[[Any, Any], bool] = operator.eq
 
 
 def load_metric(name: str) -> Metric:
@@ -55,13 +62,19 @@ def load_metric(name: str) -> Metric:
     if name == "f1":
         return Metric(name, keep_classes, pool_f1)
     if name in {"map", "map50"}:
-        from deepseek_edge.detection import IOUS, keep_matches, pool_average_precision
+        from deepseek_edge.detection import (
+            IOUS,
+            has_same_matches,
+            keep_matches,
+            pool_average_precision,
+        )
 
         ious = IOUS if name == "map" else IOUS[:1]
         return Metric(
             name,
             lambda outputs, labels: keep_matches(outputs, labels, ious),
             pool_average_precision,
+            is_same=has_same_matches,
         )
     if is_function_reference(name):
         return _mean(name, import_function(name))
@@ -82,7 +95,11 @@ def _mean(name: str, score: Callable[[Tensors, Array], Array]) -> Metric:
             )
         return float(value[0])
 
-    return Metric(name, keep, _pool_mean, is_mean=True)
+    return Metric(name, keep, _pool_mean, is_mean=True, is_same=_has_same_score)
+
+
+def _has_same_score(first: float, second: float) -> bool:
+    return abs(first - second) <= SAME_SCORE
 
 
 def _pool_mean(scores: Sequence[float]) -> Figure:

@@ -70,13 +70,13 @@ def test_compile_has_the_keys_that_scripts_rely_on() -> None:
         "total": 2.0, "quantize": None, "codegen": 1.5, "parity": None,
     }  # fmt: skip
     assert keys(found["accuracy"]) == [
-        "ci_pp", "compiled", "drop_pp", "float", "metric", "samples",
+        "agreement", "ci_pp", "compiled", "drop_pp", "float", "metric", "samples",
     ]  # fmt: skip
     (rung,) = found["ladder"]
     assert rung == {
         "name": "mse", "dataset": "d", "measured_on": "host", "metric": "top1", "samples": 20,
-        "float": 90.0, "compiled": 85.0, "drop_pp": 5.0, "ci_pp": 14.9, "int8_macs_share": 0.9,
-        "kept_float": ["fc"], "is_kept": True,
+        "float": 90.0, "compiled": 85.0, "drop_pp": 5.0, "ci_pp": 14.9, "agreement": None,
+        "int8_macs_share": 0.9, "kept_float": ["fc"], "is_kept": True,
     }  # fmt: skip
     (program,) = found["programs"]
     assert keys(program) == [

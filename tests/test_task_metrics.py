@@ -84,6 +84,15 @@ def test_a_metric_of_the_users_is_averaged() -> None:
     assert metric.pool(scores)(np.array([3.0, 0.0, 0.0, 1.0])) == 0.5
 
 
+def test_results_are_the_same_but_for_what_a_report_does_not_show() -> None:
+    metric = load_metric(f"{__name__}:half")
+    assert metric.is_same(0.5, 0.5 + 5e-5)
+    assert not metric.is_same(0.5, 0.5 + 2e-4)
+    assert not load_metric("top1").is_same(0.0, 1.0)
+    assert load_metric("f1").is_same((1, 2), (1, 2))
+    assert not load_metric("f1").is_same((1, 2), (0, 2))
+
+
 def test_a_metric_of_another_form_is_refused() -> None:
     with pytest.raises(UsageError, match="returned array"):
         load_metric(f"{__name__}:wrong").keep({}, np.array([0]))

@@ -14,7 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.compression.experiments import EXPERIMENTS, SEEDS, Experiment
+from benchmarks.compression.experiments import (
+    CALIBRATION_IMAGES,
+    EXPERIMENTS,
+    QUICK_CALIBRATION_IMAGES,
+    QUICK_IMAGES,
+    QUICK_TESTS,
+    SEEDS,
+    Experiment,
+    quick,
+)
 from benchmarks.machine import describe_machine
 from deepseek_edge.errors import DeepSeekEdgeError, UsageError
 from deepseek_edge.files import write_atomic
@@ -25,8 +34,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 SCHEMA = 1
-QUICK_IMAGES = 2000
-QUICK_TESTS = 500
 
 
 def main(arguments: list[str]) -> int:
@@ -34,6 +41,7 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         chosen = choose(options.name)
+        chosen = tuple(map(quick, chosen)) if options.quick else chosen
         if options.graphs is not None:
             options.graphs.mkdir(parents=True, exist_ok=True)
             _run(options, chosen, options.graphs)
@@ -71,11 +79,15 @@ def few(images: Dataset, count: int) -> Dataset:
 def _run(options: argparse.Namespace, chosen: tuple[Experiment, ...], folder: Path) -> None:
     from benchmarks.compression.making import Workshop, make_pair
     from examples.fashion_data import TEST, load_fashion
+    from examples.train_fashion import augmentation
 
     data, _ = load_fashion(options.data)
     if options.quick:
         data = replace(data, inputs=data.inputs[:QUICK_IMAGES], labels=data.labels[:QUICK_IMAGES])
-    workshop = Workshop(folder, data, options.quick, _progress)
+        workshop = Workshop(folder, data, QUICK_CALIBRATION_IMAGES, _progress)
+    else:
+        data = replace(data, augment=augmentation(2, 0.2))
+        workshop = Workshop(folder, data, CALIBRATION_IMAGES, _progress)
     pairs = [
         (experiment, seed, make_pair(experiment, seed, workshop, _tell))
         for seed in options.seeds[: 1 if options.quick else None]

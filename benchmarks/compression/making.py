@@ -16,10 +16,7 @@ from torch import nn
 
 from benchmarks.compression.experiments import (
     BASELINES,
-    CALIBRATION_IMAGES,
-    QUICK_CALIBRATION_IMAGES,
     Experiment,
-    shortened,
 )
 from deepseek_edge.compression import ChannelPruner, SparsityTrainer
 from deepseek_edge.export.torch_module import export_module
@@ -27,9 +24,8 @@ from deepseek_edge.files import write_atomic
 from deepseek_edge.quantization import Quantizer
 from deepseek_edge.quantization.qat import fine_tune
 from deepseek_edge.quantization.quantizer import QuantizedModel
-from deepseek_edge.training import TrainConfig, TrainingData, distill, train
+from deepseek_edge.training import TrainingData, distill, train
 from examples.fashion import build, example_input, load_trained, save_trained
-from examples.train_fashion import augmentation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,23 +44,14 @@ class Workshop:
 
     Attributes:
         folder: of the graphs and the float networks' weights.
-        data: all training images, not augmented.
-        is_quick: train for one pass over few images.
+        data: the images to train on.
+        calibration: so many of them are for quantization.
     """
 
     folder: Path
     data: TrainingData
-    is_quick: bool
+    calibration: int
     progress: Progress
-
-    def settings(self, config: TrainConfig, seed: int) -> TrainConfig:
-        """How long to train, and from which seed."""
-        return replace(shortened(config) if self.is_quick else config, seed=seed)
-
-
-def augmented(data: TrainingData) -> TrainingData:
-    """Shifted, mirrored and partly hidden images."""
-    return replace(data, augment=augmentation(2, 0.2))
 
 
 def make_pair(
@@ -97,9 +84,8 @@ def make_baseline(name: str, seed: int, workshop: Workshop, tell: Tell) -> nn.Mo
     path = workshop.folder / f"{name}-{seed}.safetensors"
     if not path.is_file():
         tell(f"{name}, seed {seed}: training")
-        network, data = build(name, seed), augmented(workshop.data)
-        config = workshop.settings(BASELINES[name], seed)
-        result = train(network, data, config, progress=workshop.progress)
+        network, config = build(name, seed), replace(BASELINES[name], seed=seed)
+        result = train(network, workshop.data, config, progress=workshop.progress)
         save_trained(network, path)
         _note_time(path, result.seconds)
     return load_trained(name, path)[0]
@@ -115,31 +101,19 @@ def _prune(
 ) -> onnx.ModelProto:
     assert experiment.ratio is not None and experiment.training is not None
     pruned = ChannelPruner((network, (example_input(),)), experiment.ratio).compress().module
-    _recover(pruned, network, workshop.settings(experiment.training, seed), workshop)
+    config = replace(experiment.training, seed=seed)
+    train(pruned, workshop.data, config, loss=distill(network), progress=workshop.progress)
     return to_graph(pruned)
-
-
-def _recover(
-    module: nn.Module, teacher: nn.Module, config: TrainConfig, workshop: Workshop
-) -> None:
-    train(
-        module,
-        augmented(workshop.data),
-        config,
-        loss=distill(teacher),
-        progress=workshop.progress,
-    )
 
 
 def _sparsify(
     experiment: Experiment, seed: int, network: nn.Module, workshop: Workshop
 ) -> onnx.ModelProto:
     assert experiment.ratio is not None and experiment.training is not None
-    config = workshop.settings(experiment.training, seed)
     trainer = SparsityTrainer(
         copy.deepcopy(network),
-        augmented(workshop.data),
-        config,
+        workshop.data,
+        replace(experiment.training, seed=seed),
         target_ratio=experiment.ratio,
         begin=0.05,
         end=_FADED_AT,
@@ -152,12 +126,11 @@ def _sparsify(
 
 def quantize(graph: onnx.ModelProto, seed: int, workshop: Workshop) -> QuantizedModel:
     """Post-training quantization on some training images."""
-    data = workshop.data
-    images = QUICK_CALIBRATION_IMAGES if workshop.is_quick else CALIBRATION_IMAGES
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    data, generator = workshop.data, torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(data), generator=generator)[: workshop.calibration]
     name = graph.graph.input[0].name
     samples: list[dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]] = [
-        {name: data.inputs[index : index + 1].numpy()} for index in order[:images].tolist()
+        {name: data.inputs[index : index + 1].numpy()} for index in chosen.tolist()
     ]
     return Quantizer(graph).calibrate(samples).quantize()
 
@@ -168,8 +141,8 @@ def _qat(
     assert experiment.training is not None
     return fine_tune(
         quantize(to_graph(network), seed, workshop),
-        augmented(workshop.data),
-        workshop.settings(experiment.training, seed),
+        workshop.data,
+        replace(experiment.training, seed=seed),
         teacher=network,
         progress=workshop.progress,
     ).model

@@ -7,6 +7,7 @@ that it was computed from the tensor's shape; the check of the pruned module fin
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,10 +35,19 @@ def same(flow: Flow, call: Call) -> Labels:
 
 def windows(flow: Flow, call: Call) -> Labels:
     """Pooling and resizing: all axes behind the channels are worked on."""
+    return _slide(flow, call, call.shape)
+
+
+def windows_and_places(flow: Flow, call: Call) -> list[Labels]:
+    """Pooling that also says where the values were."""
+    return [_slide(flow, call, value.shape) for value in call.node.meta["val"]]
+
+
+def _slide(flow: Flow, call: Call, shape: Sequence[int]) -> Labels:
     x = flow.of(call.node.args[0])
     count = int(call.op[-2])  # max_pool2d
     flow.pin(call, x, range(len(x) - count, len(x)), "a window slides over them")
-    return (*x[:-count], *(fixed(size) for size in call.shape[-count:]))
+    return (*x[:-count], *(fixed(size) for size in shape[-count:]))
 
 
 def pad(flow: Flow, call: Call) -> Labels:
@@ -246,6 +256,7 @@ def rules() -> dict[OpOverloadPacket, Rule]:
         windows: "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d "
         "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d "
         "upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_bicubic2d",
+        windows_and_places: "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d",
         pad: "pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d "
         "replication_pad2d",
         reduction: "sum mean amax amin std var prod all any",

@@ -1,7 +1,7 @@
-"""The task's metric: of the float model, and of what was made of it."""
+"""Labelled data, and the task's metric of the float model on them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
@@ -11,14 +11,9 @@ from deepseek_edge.datasets import Dataset, load_dataset
 from deepseek_edge.errors import UsageError
 from deepseek_edge.evaluation import Evaluated, compare, evaluate
 from deepseek_edge.parity import Reference, Tensors, graph_inputs
-from deepseek_edge.pipeline.checking import CheckedProgram, Narrate, where
 from deepseek_edge.pipeline.given import Given
-from deepseek_edge.pipeline.placement import estimate_s, open_program
-from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
+from deepseek_edge.pipeline.plan import CompileRequest
 from deepseek_edge.task_metrics import load_metric
-
-# An evaluation under emulation that takes longer must be asked for: by a gate, which needs it.
-EMULATED_EVALUATION_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -34,13 +29,23 @@ class Evaluation:
         Args:
             run: inputs by name, with a batch of 1, to outputs by name.
         """
-        name = self.of_float.metric.name
-        compiled = evaluate(run, self.dataset, name)
-        drop = compare(self.of_float, compiled)
+        return self.compare(evaluate(run, self.dataset, self.of_float.metric.name))
+
+    def compare(self, compiled: Evaluated, indices: Sequence[int] | None = None) -> Accuracy:
+        """What was made of the model beside the float model.
+
+        Args:
+            compiled: on the same samples.
+            indices: of those, if it isn't all of them.
+        """
+        of_float = self.of_float
+        if indices is not None:
+            of_float = replace(of_float, kept=tuple(of_float.kept[index] for index in indices))
+        drop = compare(of_float, compiled)
         return Accuracy(
-            metric=name,
-            samples=len(self.dataset),
-            float=self.of_float.percent,
+            metric=of_float.metric.name,
+            samples=len(compiled.kept),
+            float=of_float.percent,
             compiled=compiled.percent,
             drop_pp=drop.pp,
             ci_pp=drop.ci_pp,
@@ -131,42 +136,3 @@ def fit(dataset: Dataset, model: onnx.ModelProto) -> Dataset:
                 hint="the data set belongs to another model, or --shape is wrong",
             )
     return dataset
-
-
-def measure_accuracy(
-    request: CompileRequest,
-    evaluation: Evaluation | None,
-    checked: CheckedProgram,
-    one: PlannedTarget,
-    *,
-    narrate: Narrate,
-) -> tuple[Accuracy | None, tuple[str, ...]]:
-    """Measure the task's metric on the artifact.
-
-    Under emulation only if that takes at most two minutes, or if a gate needs it.
-
-    Returns:
-        The accuracy, and notes on why there is none.
-    """
-    if evaluation is None:
-        return None, ()
-    if one.place is None:
-        return None, ("accuracy was not measured: the program was run nowhere",)
-    dataset = evaluation.dataset
-    number = request.batches.index(1)
-    program = checked.report.program
-    # The first emulated call may have built the emulator's loader, so the estimate may be nearer.
-    call_s = min(checked.call_s[number], estimate_s(program.entries[number], "qemu"))
-    duration_s = len(dataset) * call_s
-    forced = one.place == "host" or request.max_drop_pp is not None
-    if duration_s > EMULATED_EVALUATION_S and not forced:
-        note = (
-            f"accuracy was not measured: {len(dataset)} samples take about {duration_s:.0f} s "
-            "under QEMU; --max-drop PP measures it nevertheless"
-        )
-        narrate(f"{one.target.id}: {note}")
-        return None, (note,)
-    place = where(one.place, duration_s)
-    narrate(f"{one.target.id}: {len(dataset)} samples of {dataset.id} on {place}")
-    with open_program(program, one.target, one.place) as run:
-        return evaluation.judge(lambda inputs: run(inputs, number)), ()

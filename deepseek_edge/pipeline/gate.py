@@ -8,9 +8,10 @@ import onnx
 from deepseek_edge.artifacts import Accuracy, Rung
 from deepseek_edge.errors import AccuracyError
 from deepseek_edge.parity import Reference
+from deepseek_edge.pipeline.accuracy import measure_accuracy
 from deepseek_edge.pipeline.checking import CheckedProgram, Narrate
 from deepseek_edge.pipeline.choosing import Builder
-from deepseek_edge.pipeline.evaluating import Evaluation, Judges, measure_accuracy
+from deepseek_edge.pipeline.evaluating import Evaluation, Judges
 from deepseek_edge.pipeline.ladder import ON_THE_GRAPH, Way, describe_rung, next_way, tabulate
 from deepseek_edge.pipeline.plan import CompileRequest, PlannedTarget
 from deepseek_edge.pipeline.quantizing import Compiled, Origin
@@ -117,24 +118,18 @@ def _try(
     number, quantized = len(ladder), candidate.quantized
     screen = _screen(job, judges)
     if screen is not None and quantized is not None:
-        job.narrate(f"{job.one.target.id}: trying {candidate.name} on {screen.dataset.id}")
-        with job.clock.stage("evaluation"):
-            accuracy = screen.judge(Reference(quantized.model).run)
-        rung = Rung(
-            name=candidate.name,
-            dataset=screen.dataset.id,
-            measured_on=ON_THE_GRAPH,
-            accuracy=accuracy,
-            int8_macs_share=quantized.int8_macs_share,
-            kept_float=tuple(quantized.parts.excluded),
-            is_kept=_is_kept(job, accuracy),
-        )
+        rung = _try_graph(job, screen, candidate.name, quantized)
         if not _add(job, rung, ladder):
             return None
     compiled, checked = make(job, quantized, number)
     with job.clock.stage("evaluation"):
         found, notes = measure_accuracy(
-            job.request, judges.evaluation, checked, job.one, narrate=job.narrate
+            job.request,
+            judges.evaluation,
+            checked,
+            job.one,
+            graph=compiled.graph,
+            narrate=job.narrate,
         )
     passed = Passed(compiled, checked, found, notes)
     if found is None or judges.evaluation is None or job.request.max_drop_pp is None:
@@ -142,7 +137,7 @@ def _try(
     rung = Rung(
         name=candidate.name,
         dataset=judges.evaluation.dataset.id,
-        measured_on=str(job.one.place),
+        measured_on=_measured_on(job, found),
         accuracy=found,
         int8_macs_share=compiled.program.layers.int8_macs_share,
         kept_float=() if compiled.quantized is None else tuple(compiled.quantized.parts.excluded),
@@ -151,12 +146,33 @@ def _try(
     return passed if _add(job, rung, ladder) else None
 
 
+def _try_graph(job: Job, screen: Evaluation, name: str, quantized: QuantizedModel) -> Rung:
+    job.narrate(f"{job.one.target.id}: trying {name} on {screen.dataset.id}")
+    with job.clock.stage("evaluation"):
+        accuracy = screen.judge(Reference(quantized.model).run)
+    return Rung(
+        name=name,
+        dataset=screen.dataset.id,
+        measured_on=ON_THE_GRAPH,
+        accuracy=accuracy,
+        int8_macs_share=quantized.int8_macs_share,
+        kept_float=tuple(quantized.parts.excluded),
+        is_kept=_is_kept(job, accuracy),
+    )
+
+
 def _screen(job: Job, judges: Judges) -> Evaluation | None:
     """What a way is tried on before anything is compiled, if that is worth it."""
     if job.request.max_drop_pp is None or judges.evaluation is None:
         return None
     is_slow = job.one.place != "host" or job.request.tune_minutes is not None
     return judges.validation or (judges.evaluation if is_slow else None)
+
+
+def _measured_on(job: Job, accuracy: Accuracy) -> str:
+    found, place = accuracy.agreement, str(job.one.place)
+    is_graphs = found is not None and found.same == found.samples
+    return f"{ON_THE_GRAPH} and {place}" if is_graphs else place
 
 
 def _is_kept(job: Job, accuracy: Accuracy) -> bool:

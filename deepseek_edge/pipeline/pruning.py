@@ -165,7 +165,7 @@ def _prune_here(
     (whole_ms,) = stopwatch.calls(stopwatch.module)
     # The rest of a call goes to what has no weights (additions, pooling), and shrinks with it.
     factor = whole_ms / whole if whole else 1.0
-    narrate(f"{target.id}: {whole_ms:.3f} ms as it is, {whole or 0.0:.3f} ms of it in layers")
+    narrate(f"{target.id}: {whole_ms:.3f} ms as it is, its layers one by one {whole or 0.0:.3f} ms")
 
     def prune(goal_ms: float | None) -> Pruned:
         scaled = pruner(cost=lambda shape: factor * cost(shape), latency_budget_ms=goal_ms)
@@ -173,11 +173,14 @@ def _prune_here(
         return Pruned(model, "measured", *stopwatch.calls(stopwatch.module, model.module))
 
     found, goal_ms = prune(budget_ms), budget_ms
-    for _ in range(1, ATTEMPTS):
+    for attempt in range(1, ATTEMPTS + 1):
         after_ms = found.measured_ms_after
         if goal_ms is None or budget_ms is None or after_ms is None or after_ms <= budget_ms:
             break
         narrate(f"{target.id}: {after_ms:.3f} ms measured, {budget_ms:g} ms were asked for")
+        if attempt == ATTEMPTS:
+            narrate(f"{target.id}: the budget is missed; nothing smaller is tried")
+            break
         goal_ms *= 0.99 * budget_ms / after_ms
         try:
             found = prune(goal_ms)

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.compression.__main__ import choose, few
-from benchmarks.compression.experiments import EXPERIMENTS, shortened
+from benchmarks.compression.experiments import BASELINES, EXPERIMENTS, Experiment, quick
 from benchmarks.compression.measuring import LARGE, Bench, count_parameters, resized
 from benchmarks.compression.table import table
 from deepseek_edge.datasets import Dataset
@@ -80,11 +80,24 @@ def test_an_experiment_is_chosen_by_name_and_all_are_chosen_by_all() -> None:
         choose("resnet-19")
 
 
-def test_quick_settings_train_for_one_epoch_in_float32() -> None:
-    for experiment in EXPERIMENTS:
-        if experiment.training is not None:
-            config = shortened(experiment.training)
-            assert (config.epochs, config.precision) == (1, "float32")
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_quick_experiment_does_the_same_to_a_smaller_network(experiment: Experiment) -> None:
+    pytest.importorskip("torch")
+    from examples.fashion import build
+
+    small = quick(experiment)
+    kept = (small.name, small.change, small.ratio, small.training is None)
+    assert kept == (
+        experiment.name,
+        experiment.change,
+        experiment.ratio,
+        experiment.training is None,
+    )
+    sizes = [sum(p.numel() for p in build(one.network).parameters()) for one in (small, experiment)]
+    assert sizes[0] < 0.5 * sizes[1]
+    # A CPU is fast in float32 alone.
+    configs = [BASELINES[small.network], *([] if small.training is None else [small.training])]
+    assert all(one.epochs <= 4 and one.precision == "float32" for one in configs)
 
 
 @pytest.mark.tvm

@@ -195,6 +195,7 @@ SMALL: dict[str, Callable[[], Pair]] = {
     "grouped": lambda: (small.Grouped(), image()),
     "transposed": lambda: (small.Transposed(), image()),
     "halves": lambda: (small.Halves(), image()),
+    "strongest": lambda: (small.Strongest(), image()),
     "shuffle": lambda: (small.Shuffle(), image()),
     "gated": lambda: (small.Gated(), image()),
     "shared": lambda: (small.Shared(), image()),

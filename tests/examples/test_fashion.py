@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[2]
         ("resnet_50", 25_557_032 - 990 * 2049 - 64 * (3 * 49 - 9)),
         # torchvision's has 5,483,032.
         ("mobilenet_v3_large", 5_483_032 - 990 * 1281 - 2 * 16 * 9),
+        # torchvision's has 2,542,856.
+        ("mobilenet_v3_small", 2_542_856 - 990 * 1025 - 2 * 16 * 9),
     ],
 )
 def test_networks_have_the_papers_numbers_of_parameters(name: str, count: int) -> None:

@@ -60,7 +60,8 @@ class Bench:
         assert job is self.job
         self.made.append(quantized)
         program = SimpleNamespace(layers=Layers(2, 2, 0, 0, 0.75))
-        return SimpleNamespace(program=program, quantized=quantized), SimpleNamespace(number=number)
+        compiled = SimpleNamespace(program=program, quantized=quantized, graph=job.origin.model)
+        return compiled, SimpleNamespace(number=number)
 
     def measure(self, request: Any, evaluation: Any, checked: Any, *_: Any, **__: Any) -> Any:
         assert evaluation is self.judges.evaluation

@@ -225,16 +225,6 @@ def test_an_evaluation_that_makes_no_sense_is_refused(
     assert backend.calls == []
 
 
-@pytest.mark.emulated
-def test_a_long_evaluation_under_emulation_must_be_asked_for(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evaluating, "EMULATED_EVALUATION_S", 0.01)
-    report = compile_tiny(model, targets=("arm64",), evaluation=labelled(model.parent)).reports[0]
-    assert report.accuracy is None
-    assert "--max-drop" in report.notes[0]
-
-
 def test_dump_keeps_what_was_generated(model: Path, tmp_path: Path) -> None:
     compile_tiny(model, dump=tmp_path / "dump")
     kept = {path.name for path in (tmp_path / "dump" / "host").iterdir()}
