@@ -48,6 +48,13 @@ def test_arrays_in_another_order_in_memory_are_right_too(
         assert engine.run({"x": backwards})["y"].tolist() == (2 * X).tolist()
 
 
+def test_its_layers_are_not_timed(tmp_path: Path, driver: CudaDriver) -> None:
+    with open_engine(write_engine(tmp_path), driver) as engine:
+        outputs, durations = engine.run_timed({"x": X})
+        assert outputs["y"].tolist() == (2 * X).tolist()
+        assert durations.shape == (len(engine.steps()),) == (0,)
+
+
 def test_times_are_one_a_run(tmp_path: Path, driver: CudaDriver) -> None:
     with open_engine(write_engine(tmp_path), driver) as engine:
         times = engine.time(7)
