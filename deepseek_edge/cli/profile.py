@@ -15,6 +15,7 @@ from deepseek_edge.cli.output import (
 )
 from deepseek_edge.cli.run import (
     BundleArgument,
+    EnginesOption,
     ProgramOption,
     ThreadsOption,
     parse_device,
@@ -38,6 +39,7 @@ def profile_command(
     *,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="host.")] = "host",
     program: ProgramOption = None,
+    engines: EnginesOption = None,
     threads: ThreadsOption = 0,
     queries: QueriesOption = None,
     check: CheckOption = False,
@@ -53,6 +55,7 @@ def profile_command(
     with narration() as narrator:
         from deepseek_edge.bundle import open_bundle
         from deepseek_edge.capabilities import check_plots
+        from deepseek_edge.pipeline.packing import write_page
         from deepseek_edge.pipeline.plan import check_writable
         from deepseek_edge.pipeline.running import profile_bundle, profile_chapter
 
@@ -65,6 +68,7 @@ def profile_command(
             report = profile_bundle(
                 opened,
                 wanted=program,
+                engines=engines,
                 threads=threads,
                 queries=queries,
                 check=check,
@@ -72,8 +76,6 @@ def profile_command(
             )
             chapter = profile_chapter(opened, report)
         if html is not None:
-            from deepseek_edge.pipeline.packing import write_page
-
             write_page(html, f"{opened.manifest.model.name}: profile", [chapter])
     if format == "json":
         from deepseek_edge.report import profile_json
@@ -99,6 +101,9 @@ def describe(report: "ProfileReport") -> Iterator[str]:
     if report.conditions is not None and (rows := describe_conditions(report.conditions)):
         yield f"  device: {', '.join(f'{name} {value}' for name, value in rows)}"
     yield from (f"  doubtful: {reason}" for reason in report.reasons)
+    if not report.layers:
+        yield "  TensorRT's layers aren't timed one by one"
+        return
     slowest = sorted(report.layers, key=lambda layer: -layer.ms)[:SLOWEST]
     yield f"  slowest {len(slowest)} of {len(report.layers)} steps:"
     for layer in slowest:

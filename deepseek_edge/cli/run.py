@@ -20,6 +20,10 @@ BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A .dse f
 ProgramOption = Annotated[
     str | None, typer.Option(metavar="ID", help="Default: the first one that can run here.")
 ]
+EnginesOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where dse_build.py keeps the TensorRT engine that it built."),
+]
 ThreadsOption = Annotated[
     int, typer.Option(metavar="N", min=0, help="0: as many as this process may use.")
 ]
@@ -34,6 +38,7 @@ def run_command(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.npz")],
     device: Annotated[str, typer.Option(metavar="DEVICE", help="host or qemu.")] = "host",
     program: ProgramOption = None,
+    engines: EnginesOption = None,
     threads: ThreadsOption = 0,
     format: FormatOption = "readable",
 ) -> None:
@@ -43,10 +48,13 @@ def run_command(
         from deepseek_edge.bundle import open_bundle
         from deepseek_edge.pipeline.running import choose_entry, open_program_of
 
-        with open_bundle(bundle) as opened, open_program_of(opened, place, program) as chosen:
+        with (
+            open_bundle(bundle) as opened,
+            open_program_of(opened, place, program, engines) as chosen,
+        ):
             warn_unsigned(opened, narrator.say)
-            for line in chosen.passed_over:
-                narrator.say(f"not {line}")
+            for line in chosen.remarks:
+                narrator.say(line)
             inputs = read_inputs(input, opened)
             entry = choose_entry(chosen.record.entries, inputs)
             outputs = chosen.run(inputs, entry, threads)
@@ -60,7 +68,7 @@ def run_command(
             {
                 "schema": SCHEMA,
                 "bundle": str(bundle),
-                "program": chosen.record.id,
+                "program": chosen.id,
                 "entry": chosen.record.entries[entry].name,
                 "device": device,
                 "output": str(output),

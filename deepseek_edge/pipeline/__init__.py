@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -34,6 +35,7 @@ from deepseek_edge.profiling.html import Chapter
 from deepseek_edge.profiling.measure import measure
 from deepseek_edge.quantization import QuantizedModel
 from deepseek_edge.report import CompileReport, ProfileReport
+from deepseek_edge.runtime.engine import Engine
 
 __all__ = ["CompileRequest", "CompileResult", "compile_model"]
 
@@ -214,7 +216,7 @@ def profile_for_page(
     narrate(f"{one.target.id}: measuring")
     program = checked.report.program
     return measure(
-        program.library,
+        partial(Engine, program.library),
         checked.inputs,
         bundle=str(one.output),
         program=program.id,

@@ -138,7 +138,7 @@ def _gpu_here(job: Job, instruments: GpuInstruments, arch: str) -> str | None:
 
 def _make_engine_recipe(job: Job, passed: Passed, fallback: list[str]) -> CheckedProgram:
     """What an engine is built from on the board, as a program that has run nowhere."""
-    from deepseek_edge.backends.tensorrt.deferred import Candidate, deferred_files
+    from deepseek_edge.backends.tensorrt.deferred import Candidate, defer_build
 
     target, compiled, checked = job.one.target, passed.compiled, passed.checked
     assert target.gpu is not None
@@ -149,7 +149,7 @@ def _make_engine_recipe(job: Job, passed: Passed, fallback: list[str]) -> Checke
         floats = "float16" if candidates else float_precision(job.request.precision)
         outputs = job.origin.reference.run(checked.inputs)
         candidates[floats] = _candidate(job.origin.model, outputs, floats)
-    files = deferred_files(
+    deferred = defer_build(
         model_name(job.request.model),
         candidates,
         checked.inputs,
@@ -157,12 +157,17 @@ def _make_engine_recipe(job: Job, passed: Passed, fallback: list[str]) -> Checke
         rest="float16" if target.gpu.is_strongly_typed else "float32",
     )
     folder = _folder(job, "tensorrt")
-    for name, content in {**files, DSE_BUILD_FILE: dse_build_source()}.items():
+    files = {**deferred.files, DSE_BUILD_FILE: dse_build_source()}
+    for name, content in files.items():
         write_atomic(folder / name, content)
-    program = engine_program(
-        folder, [*files, DSE_BUILD_FILE], compiled.program, next(iter(candidates)), target.gpu
+    best = deferred.precisions[0]
+    program = engine_program(folder, list(files), compiled.program, best, target.gpu)
+    report = ProgramReport(program, None, None, None)
+    notes = tuple(
+        f"no {precision} graph for TensorRT: {error}; {best} is left"
+        for precision, error in deferred.refused.items()
     )
-    return CheckedProgram(ProgramReport(program, None, None, None), {}, {})
+    return CheckedProgram(report, {}, {}, notes=notes)
 
 
 def _candidate(model: "onnx.ModelProto", outputs: Tensors, precision: str) -> "Candidate":

@@ -1,6 +1,6 @@
 """Which of a bundle's programs is run: the first one, in their order of preference, that can be."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deepseek_edge.errors import UnsupportedError, UsageError
@@ -24,6 +24,7 @@ def choose_program(
     programs: Sequence[ProgramRecord],
     place: Place,
     gpus: Sequence[str],
+    unbuilt: Mapping[str, str],
     *,
     wanted: str | None = None,
 ) -> Choice:
@@ -33,6 +34,7 @@ def choose_program(
         programs: in order of preference.
         place: where it is to run.
         gpus: architectures of the GPUs that can be used there, e.g. "sm_87".
+        unbuilt: why a program whose engine is built on the board has none there, by id.
         wanted: id of the only one that will do.
 
     Raises:
@@ -46,7 +48,7 @@ def choose_program(
             raise UsageError(f"no program {wanted}", hint=f"there are {', '.join(ids)}")
     passed_over: list[str] = []
     for program in programs:
-        reason = obstacle(program, place, gpus)
+        reason = obstacle(program, place, gpus) or unbuilt.get(program.id)
         if reason is None:
             return Choice(program, tuple(passed_over))
         passed_over.append(f"{program.id}: {reason}")
@@ -58,8 +60,6 @@ def choose_program(
 
 def obstacle(program: ProgramRecord, place: Place, gpus: Sequence[str]) -> str | None:
     """Why a program can't run somewhere; None if nothing is known to be in its way."""
-    if program.backend == "tensorrt":
-        return "its engine is built and run on the board, by dse_build.py"
     if program.gpu is None:
         return None
     if place == "qemu":

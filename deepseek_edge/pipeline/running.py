@@ -12,9 +12,10 @@ from deepseek_edge.artifacts import Entry
 from deepseek_edge.bundle import Bundle
 from deepseek_edge.device import qemu
 from deepseek_edge.device.probes.nvidia_driver import find_driver
-from deepseek_edge.errors import BundleError, ParityError, UnsupportedError
+from deepseek_edge.errors import BundleError, ParityError, UnsupportedError, UsageError
 from deepseek_edge.manifest import ProgramRecord
 from deepseek_edge.parity import Array, Tensors
+from deepseek_edge.pipeline.built_engine import BuiltEngine, find_engine, read_golden
 from deepseek_edge.pipeline.checking import Narrate
 from deepseek_edge.pipeline.placement import Place, emulation_timeout_s
 from deepseek_edge.pipeline.program_choice import choose_program
@@ -22,6 +23,7 @@ from deepseek_edge.profiling.html import Chapter
 from deepseek_edge.profiling.measure import measure
 from deepseek_edge.report import ProfileReport
 from deepseek_edge.runtime.engine import Engine
+from deepseek_edge.runtime.tensorrt_engine import TensorRTEngine
 from deepseek_edge.target import Target, load_target
 
 
@@ -32,6 +34,7 @@ class OpenProgram:
     Attributes:
         library: a private copy, gone when the context ends.
         passed_over: why programs that are preferred to it aren't run, a line each.
+        engine: what runs in the library's place, if TensorRT built it on this board.
     """
 
     record: ProgramRecord
@@ -39,16 +42,41 @@ class OpenProgram:
     place: Place
     library: Path
     passed_over: tuple[str, ...] = ()
+    engine: BuiltEngine | None = None
+
+    @property
+    def id(self) -> str:
+        """The program's, as dse_build.py says it: of the precision that was faster on the board."""
+        return self.record.id if self.engine is None else f"tensorrt-{self.engine.graph.precision}"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Lines for a person: why better programs aren't run, and which engine is."""
+        lines = [f"not {line}" for line in self.passed_over]
+        if self.engine is not None:
+            why = f": {self.engine.reason}" if self.engine.reason else ""
+            lines.append(f"{self.id} from {self.engine.folder}{why}")
+        return tuple(lines)
+
+    def open(self, threads: int = 0) -> Engine | TensorRTEngine:
+        """Open it in this process, on the host.
+
+        Raises:
+            DeepSeekEdgeError: as ``Engine`` or ``TensorRTEngine``.
+        """
+        if self.engine is not None:
+            return TensorRTEngine(self.engine.folder)
+        return Engine(self.library, threads=threads)
 
     def run(self, inputs: Tensors, entry: int = 0, threads: int = 0) -> dict[str, Array]:
         """Run an entry once.
 
         Raises:
             InputError: a name, dtype or shape is wrong.
-            DeepSeekEdgeError: as ``Engine`` or ``qemu.run``.
+            DeepSeekEdgeError: as ``open`` or ``qemu.run``.
         """
         if self.place == "host":
-            with Engine(self.library, threads=threads) as engine:
+            with self.open(threads) as engine:
                 return engine.run(inputs, entry)
         specs = self.record.entries[entry]
         return qemu.run(
@@ -64,7 +92,7 @@ class OpenProgram:
 
 @contextmanager
 def open_program_of(
-    bundle: Bundle, place: Place, wanted: str | None = None
+    bundle: Bundle, place: Place, wanted: str | None = None, engines: Path | None = None
 ) -> Iterator[OpenProgram]:
     """Give the first program of a verified bundle that can run; nothing is loaded before.
 
@@ -72,17 +100,29 @@ def open_program_of(
         bundle: open and verified.
         place: where.
         wanted: id of the only program that will do.
+        engines: where dse_build.py keeps what it built from the bundle; None: nowhere.
 
     Raises:
         UnsupportedError: the bundle is for another kind of machine, or no program can run here.
-        UsageError: there is no program of that id.
+        UsageError: there is no program of that id, or none that an engine is built for.
         BundleError: the manifest's target is not one that this version knows.
     """
     target, programs = target_of(bundle), bundle.manifest.programs
     _check_place(target, place)
-    choice = choose_program(programs, place, _gpus(programs), wanted=wanted)
-    with bundle.program_library(choice.record.id) as library:
-        yield OpenProgram(choice.record, target, place, library, choice.passed_over)
+    built: dict[str, BuiltEngine] = {}
+    unbuilt: dict[str, str] = {}
+    for program in programs:
+        if program.backend == "tensorrt":
+            try:
+                built[program.id] = find_engine(bundle, program, engines)
+            except UnsupportedError as error:
+                unbuilt[program.id] = str(error)
+    if engines is not None and not (built or unbuilt):
+        raise UsageError(f"no program of {bundle.path} has an engine", hint="leave --engines out")
+    choice = choose_program(programs, place, _gpus(programs), unbuilt, wanted=wanted)
+    record, engine = choice.record, built.get(choice.record.id)
+    with bundle.program_library(record.id) as library:
+        yield OpenProgram(record, target, place, library, choice.passed_over, engine)
 
 
 def _gpus(programs: Sequence[ProgramRecord]) -> tuple[str, ...]:
@@ -124,13 +164,19 @@ def choose_entry(entries: Sequence[Entry], inputs: Tensors) -> int:
     return 0
 
 
-def golden_arrays(bundle: Bundle, program_id: str) -> tuple[Tensors, Tensors, Mapping[str, float]]:
+def golden_arrays(
+    bundle: Bundle, program: OpenProgram
+) -> tuple[Tensors, Tensors, Mapping[str, float]]:
     """Inputs, outputs and tolerances of the golden run of a program's first entry."""
+    if program.engine is not None:
+        graph, recipe = program.engine.graph, program.engine.recipe
+        tolerances = {one.spec.name: one.tolerance for one in graph.outputs}
+        return read_golden(bundle, recipe.inputs), read_golden(bundle, graph.outputs), tolerances
     inputs: dict[str, Array] = {}
     outputs: dict[str, Array] = {}
-    tolerances: dict[str, float] = {}
+    tolerances = {}
     for tensor in bundle.manifest.golden:
-        if tensor.program != program_id or tensor.entry != 0:
+        if tensor.program != program.record.id or tensor.entry != 0:
             continue
         dtype = np.dtype(tensor.dtype).newbyteorder("<")
         value = np.frombuffer(bundle.read(tensor.file), dtype).reshape(tensor.shape)
@@ -147,7 +193,7 @@ def check_golden_run(bundle: Bundle, program: OpenProgram) -> None:
     Raises:
         ParityError: an output is off by more than its tolerance.
     """
-    inputs, expected, tolerances = golden_arrays(bundle, program.record.id)
+    inputs, expected, tolerances = golden_arrays(bundle, program)
     actual = program.run(inputs)
     for name, value in expected.items():
         equal = np.isclose(
@@ -168,6 +214,7 @@ def profile_bundle(
     bundle: Bundle,
     *,
     wanted: str | None = None,
+    engines: Path | None = None,
     threads: int = 0,
     queries: int | None = None,
     check: bool = False,
@@ -178,6 +225,7 @@ def profile_bundle(
     Args:
         bundle: open and verified.
         wanted: id of the only program that will do; None: the first one that can run.
+        engines: as :func:`open_program_of` takes it.
         threads: 0 for as many as this process may use.
         queries: measured calls; None: as many as two seconds allow.
         check: compare the golden outputs first.
@@ -187,26 +235,28 @@ def profile_bundle(
         UnsupportedError, UsageError: as :func:`open_program_of`.
         ParityError: a golden output differs.
     """
-    with open_program_of(bundle, "host", wanted) as program:
-        for line in program.passed_over:
-            narrate(f"not {line}")
+    with open_program_of(bundle, "host", wanted, engines) as program:
+        for line in program.remarks:
+            narrate(line)
         if check:
             check_golden_run(bundle, program)
-        inputs, _, _ = golden_arrays(bundle, program.record.id)
+        inputs, _, _ = golden_arrays(bundle, program)
         return measure(
-            program.library,
+            program.open,
             inputs,
             bundle=str(bundle.path),
-            program=program.record.id,
+            program=program.id,
             steps=program.record.entries[0].steps,
             target=program.target,
             threads=threads,
             queries=queries,
+            on_gpu=program.record.gpu is not None,
         )
 
 
 def profile_chapter(bundle: Bundle, report: ProfileReport) -> Chapter:
     """A page's chapter about the profile of a bundle's program."""
-    (program,) = (one for one in bundle.manifest.programs if one.id == report.program)
-    steps = program.entries[0].steps
+    # An engine's precision may be another one than that of the program in the bundle.
+    found = (one for one in bundle.manifest.programs if one.id == report.program)
+    steps = next((program.entries[0].steps for program in found), ())
     return Chapter(target_of(bundle), steps, None, report)

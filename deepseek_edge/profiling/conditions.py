@@ -68,6 +68,8 @@ def read_conditions(
         machine: for everything else; this one by default.
     """
     machine = machine or LocalSystem()
+    # First of all: an idle GPU lowers its clock, and what follows takes a moment.
+    gpu = read_gpu_clock(machine)
     clocks = [_number(path) for path in system.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
     known = [clock for clock in clocks if clock is not None]
     throttled = [
@@ -76,7 +78,6 @@ def read_conditions(
     busy_s, stolen_s = _processor_time(stat)
     times = os.times()
     throttling, power_mode, fault = _read_limits(machine)
-    gpu = read_gpu_clock(machine)
     limits = [clock.most_hz for clock in read_cpu_clocks(machine) if clock.most_hz is not None]
     return Conditions(
         frequency_hz=max(known) * 1000 if known else None,
@@ -95,8 +96,17 @@ def read_conditions(
     )
 
 
-def reasons_to_doubt(before: Conditions, after: Conditions, elapsed_s: float) -> list[str]:
-    """Say what happened between two moments that spoils a measurement; empty if nothing did."""
+def reasons_to_doubt(
+    before: Conditions, after: Conditions, elapsed_s: float, *, on_gpu: bool = False
+) -> list[str]:
+    """Say what happened between two moments that spoils a measurement; empty if nothing did.
+
+    Args:
+        before: the timed calls.
+        after: the timed calls.
+        elapsed_s: between them.
+        on_gpu: the GPU was measured: its clock counts too.
+    """
     reasons = []
     if after.throttled > before.throttled:
         reasons.append("the CPU was throttled for heat")
@@ -104,10 +114,13 @@ def reasons_to_doubt(before: Conditions, after: Conditions, elapsed_s: float) ->
     reasons += [f"the clocks were throttled: {cause}" for cause in causes]
     faults = dict.fromkeys(one.fault for one in (before, after) if one.fault is not None)
     reasons += [f"whether it was throttled isn't known: {fault}" for fault in faults]
-    if before.frequency_hz and after.frequency_hz:
-        change = (after.frequency_hz - before.frequency_hz) / before.frequency_hz
+    clocks = {"CPU": (before.frequency_hz, after.frequency_hz)}
+    if on_gpu:
+        clocks["GPU"] = (before.gpu_hz, after.gpu_hz)
+    for name, (was_hz, is_hz) in clocks.items():
+        change = (is_hz - was_hz) / was_hz if was_hz and is_hz else 0.0
         if abs(change) > FREQUENCY_DROP:
-            reasons.append(f"the CPU clock changed by {change:+.0%}")
+            reasons.append(f"the {name} clock changed by {change:+.0%}")
     if elapsed_s > 0:
         own_s = after.own_s - before.own_s
         others = (after.busy_s - before.busy_s - own_s) / elapsed_s

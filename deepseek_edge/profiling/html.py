@@ -196,11 +196,15 @@ def _profiled(chapter: Chapter, profile: ProfileReport) -> str:
     if profile.conditions is not None and (rows := describe_conditions(profile.conditions)):
         parts += ["<p class=note>The device meanwhile:</p>", _tiles(rows)]
     parts += [_figure(plot_latency(profile.samples_ms))] if profile.samples_ms else []
+    if not profile.layers:
+        return "".join([*parts, "<p>TensorRT's layers aren't timed one by one.</p>"])
     parts += ["<h3>Where the time goes</h3>", _figure(plot_layer_times(profile.layers))]
     roof = profile.roof
     parts += ["<h3>How near to the machine's limit</h3>"]
     if roof is None:
-        parts += ["<p>The clock or memory bandwidth of this target isn't known: no roofline.</p>"]
+        parts += [
+            "<p>The clock or memory bandwidth of what was measured isn't known: no roofline.</p>"
+        ]
     else:
         share = _whole_share(roof, chapter.steps, latency.p50)
         parts += [

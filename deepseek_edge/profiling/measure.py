@@ -4,7 +4,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from deepseek_edge.artifacts import Step
 from deepseek_edge.profiling.conditions import read_conditions, reasons_to_doubt, run_conditions
-from deepseek_edge.profiling.roofline import with_limits
+from deepseek_edge.profiling.roofline import FACTS, with_limits
 from deepseek_edge.report import Bandwidth, Latency, LayerTime, ProfileReport, RunConditions
 from deepseek_edge.runtime.engine import Engine
+from deepseek_edge.runtime.tensorrt_engine import TensorRTEngine
 from deepseek_edge.target import Target, unverified_fields
 
 LEAST_SAMPLES = 100  # fewer have no p99
@@ -28,9 +29,11 @@ MOST_SAMPLES = 2000
 STEP_RUNS = 20
 COPY_BYTES = 64 << 20
 
+Opened = Engine | TensorRTEngine
+
 
 def measure(
-    library: Path,
+    open_program: Callable[[int], Opened],
     inputs: Mapping[str, NDArray[Any]],
     *,
     bundle: str,
@@ -39,11 +42,12 @@ def measure(
     target: Target,
     threads: int = 0,
     queries: int | None = None,
+    on_gpu: bool = False,
 ) -> ProfileReport:
     """Measure the first entry of a program on this machine.
 
     Args:
-        library: a verified model.so.
+        open_program: opens a verified program for a number of threads.
         inputs: by name; their values matter little, but denormals would.
         bundle: a name for the report.
         program: a name for the report.
@@ -51,17 +55,16 @@ def measure(
         target: compiled for; there is a roof if none of its values that make it is unverified.
         threads: 0 for as many as this process may use.
         queries: measured calls; by default two seconds of them, at least 100.
+        on_gpu: the program runs on this machine's GPU: its clock counts, and there is no roof.
 
     Raises:
-        DeepSeekEdgeError: as ``Engine``.
+        DeepSeekEdgeError: as what opens it.
     """
     used_threads, memory = threads or len(os.sched_getaffinity(0)), _PeakMemory()
     started = time.perf_counter()
-    with Engine(library, threads=threads) as engine:
+    with open_program(threads) as engine:
         open_ms = (time.perf_counter() - started) * 1e3
-        engine.run(inputs)
-        calls = _calls(engine, queries)
-        layers = _layers(engine, inputs, calls.typical_ns)
+        calls = _calls(engine, inputs, queries, on_gpu)
         peak_rss_bytes = memory.peak_bytes()
     found = ProfileReport(
         device="host",
@@ -73,36 +76,41 @@ def measure(
         latency_ms=latency(calls.samples_ms),
         open_ms=open_ms,
         peak_rss_bytes=peak_rss_bytes,
-        layers=layers,
-        bandwidths=measure_bandwidths(target, used_threads),
+        layers=calls.layers,
+        bandwidths=() if on_gpu else measure_bandwidths(target, used_threads),
         samples_ms=calls.samples_ms,
         conditions=calls.conditions,
     )
-    return with_limits(found, steps, target, unverified_fields(target.id))
+    return with_limits(found, steps, target, FACTS if on_gpu else unverified_fields(target.id))
 
 
 class _Calls(NamedTuple):
-    """Milliseconds of each, what spoils them, the machine meanwhile, and their median before."""
+    """Milliseconds of each, what spoils them, the machine meanwhile, and where the time goes."""
 
     samples_ms: tuple[float, ...]
     reasons: tuple[str, ...]
     conditions: RunConditions
-    typical_ns: float
+    layers: tuple[LayerTime, ...]
 
 
-def _calls(engine: Engine, queries: int | None) -> _Calls:
-    """Warm up and time calls."""
+def _calls(
+    engine: Opened, inputs: Mapping[str, NDArray[Any]], queries: int | None, on_gpu: bool
+) -> _Calls:
+    """Warm up, time calls, then their layers."""
+    engine.run(inputs)
     stable, typical_ns = warm_up(engine)
     count = queries or _sample_count(typical_ns)
     before, began = read_conditions(), time.perf_counter()
     samples_ns = engine.time(count)
     elapsed_s, after = time.perf_counter() - began, read_conditions()
-    reasons = [*reasons_to_doubt(before, after, elapsed_s), *_reasons_of_samples(count, stable)]
+    doubts = reasons_to_doubt(before, after, elapsed_s, on_gpu=on_gpu)
+    reasons = [*doubts, *_reasons_of_samples(count, stable)]
     samples_ms = tuple((samples_ns / 1e6).tolist())
-    return _Calls(samples_ms, tuple(reasons), run_conditions(before, after), typical_ns)
+    layers = _layers(engine, inputs, typical_ns)
+    return _Calls(samples_ms, tuple(reasons), run_conditions(before, after), layers)
 
 
-def warm_up(engine: Engine, limit_s: float = WARM_UP_LIMIT_S) -> tuple[bool, float]:
+def warm_up(engine: Opened, limit_s: float = WARM_UP_LIMIT_S) -> tuple[bool, float]:
     """Run until two windows of calls in a row have medians within 2 %.
 
     Returns:
@@ -184,7 +192,7 @@ def _sample_count(typical_ns: float) -> int:
 
 
 def _layers(
-    engine: Engine, inputs: Mapping[str, NDArray[Any]], typical_ns: float
+    engine: Opened, inputs: Mapping[str, NDArray[Any]], typical_ns: float
 ) -> tuple[LayerTime, ...]:
     runs = max(3, min(STEP_RUNS, int(1e9 / max(typical_ns, 1.0))))
     steps_ns = np.median([engine.run_timed(inputs)[1] for _ in range(runs)], axis=0)

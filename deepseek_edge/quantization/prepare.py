@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from deepseek_edge.errors import ModelError, UnsupportedError
+from deepseek_edge.errors import ModelError
+from deepseek_edge.opset import convert_opset, opset_of
 from deepseek_edge.quantization.graph import GraphIndex, attribute, set_initializer
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
                 f"the model is already quantized (node {node.name!r})",
                 hint="calibrate the float model, or compile this one as it is",
             )
-    prepared = _convert_opset(model)
+    opset = min(max(opset_of(model), OLDEST_OPSET), NEWEST_OPSET)
+    hint = f"export it with opset {OLDEST_OPSET} to {NEWEST_OPSET}"
+    prepared = convert_opset(model, opset, hint=hint)
     name_nodes(prepared)
     _constants_to_initializers(prepared)
     _drop_identities(prepared)
@@ -55,26 +58,6 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     _drop_unused(prepared)
     del prepared.graph.value_info[:]
     return prepared
-
-
-def _convert_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    import onnx
-    from onnx import version_converter
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
-    goal = min(max(version, OLDEST_OPSET), NEWEST_OPSET)
-    if goal == version:
-        return copy
-    try:
-        return version_converter.convert_version(copy, goal)
-    except Exception as error:  # the converter raises bare RuntimeErrors of C++
-        first_line = (str(error).splitlines() or ["no reason given"])[0]
-        raise UnsupportedError(
-            f"the model's opset {version} can't be converted to {goal}: {first_line}",
-            hint=f"export it with opset {OLDEST_OPSET} to {NEWEST_OPSET}",
-        ) from error
 
 
 def name_nodes(model: onnx.ModelProto) -> None:

@@ -125,6 +125,14 @@ class TensorRTEngine:
             for spec in self._runner.outputs
         }
 
+    def run_timed(
+        self, inputs: Mapping[str, "NDArray[Any]"], entry: int = 0
+    ) -> tuple[dict[str, "NDArray[Any]"], "NDArray[np.uint64]"]:
+        """As ``run``, and a duration for each of ``steps``: none, (0,) uint64."""
+        import numpy as np
+
+        return self.run(inputs, entry), np.zeros(0, dtype=np.uint64)
+
     def time(self, repetitions: int, entry: int = 0) -> "NDArray[np.int64]":
         """Run repeatedly on the inputs that are in place (zeros, or those of the last ``run``).
 

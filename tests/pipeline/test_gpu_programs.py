@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,19 @@ from deepseek_edge.artifacts import Program
 from deepseek_edge.bundle import open_bundle
 from deepseek_edge.device.probes.nvidia_driver import Driver, Gpu
 from deepseek_edge.errors import MissingToolError, ParityError, UnsupportedError
+from deepseek_edge.parity import Reference
 from deepseek_edge.pipeline import CompileRequest, compile_model
-from deepseek_edge.pipeline.gpu_programs import GpuInstruments
+from deepseek_edge.pipeline.checking import CheckedProgram
+from deepseek_edge.pipeline.gate import Passed
+from deepseek_edge.pipeline.gpu_programs import GpuInstruments, GpuPrograms, make_gpu_programs
 from deepseek_edge.pipeline.running import open_program_of
-from deepseek_edge.report import CompileReport
+from deepseek_edge.pipeline.workspace import Stopwatch
+from deepseek_edge.report import CompileReport, ProgramReport
 from deepseek_edge.runtime.board_build.build_recipe import read_recipe
-from tests.tiny_model import TinyBackend, tiny_onnx
+from deepseek_edge.target import load_target
+from tests.backends.tensorrt.test_deferred import quantized
+from tests.quantization.graphs import residual, samples
+from tests.tiny_model import TinyBackend, describe, tiny_onnx
 
 pytestmark = pytest.mark.tvm
 
@@ -96,6 +104,54 @@ def test_a_board_builds_its_engine_from_what_the_bundle_brings(tmp_path: Path) -
 def bundle_output(report: CompileReport, file: str) -> bytes:
     with open_bundle(report.bundle) as bundle:
         return bundle.read(file)
+
+
+def programs_of(folder: Path, graph: onnx.ModelProto, model: onnx.ModelProto) -> GpuPrograms:
+    """What Orin's GPU gets of a model and its Q/DQ graph, without a CUDA program."""
+    (folder / "model.so").write_bytes(b"")
+    cpu = describe(folder / "model.so", (1,), ("x", "y"))
+    (inputs,) = samples(1, seed=9)
+    outputs = Reference(graph).run(inputs)
+    job: Any = SimpleNamespace(
+        request=CompileRequest("residual.onnx", ("jetson-orin",)),
+        one=SimpleNamespace(target=load_target("jetson-orin"), place=None),
+        origin=SimpleNamespace(model=model, reference=Reference(residual())),
+        build=SimpleNamespace(work_dir=folder, progress=lambda *_: None),
+        clock=Stopwatch(),
+        narrate=lambda _line: None,
+    )
+    compiled: Any = SimpleNamespace(graph=graph, quantized=graph, program=cpu)
+    checked = CheckedProgram(ProgramReport(cpu, None, None, None), inputs, outputs)
+    instruments = GpuInstruments(cuda=lambda: Cuda(refusal="no CUDA here"), driver=lambda: None)
+    return make_gpu_programs(job, Passed(compiled, checked, None, ()), instruments)
+
+
+def test_a_graph_that_tensorrt_refuses_leaves_the_other_one(tmp_path: Path) -> None:
+    found = programs_of(tmp_path, quantized("asymmetric"), residual())
+    assert [one.report.program.id for one in found.programs] == ["tensorrt-float16"]
+    recipe = read_recipe(tmp_path / "tensorrt")
+    assert [graph.precision for graph in recipe.graphs] == ["float16"]
+    note = found.notes[-1]
+    assert note.startswith("no int8 graph for TensorRT: QuantizeLinear (node 'x/quantized'):")
+    assert note.endswith("; float16 is left")
+
+
+def test_a_float_graph_that_tensorrt_refuses_leaves_int8(tmp_path: Path) -> None:
+    whole = residual()
+    whole.functions.add()
+    found = programs_of(tmp_path, quantized("symmetric"), whole)
+    assert [one.report.program.id for one in found.programs] == ["tensorrt-int8"]
+    assert "no float16 graph for TensorRT: a graph with functions" in found.notes[-1]
+
+
+def test_without_a_graph_for_tensorrt_its_program_is_missing(tmp_path: Path) -> None:
+    whole = residual()
+    whole.functions.add()
+    found = programs_of(tmp_path, quantized("asymmetric"), whole)
+    assert found.programs == ()
+    note = found.notes[-1]
+    assert note.startswith("no TensorRT program: TensorRT takes no graph of residual: int8: ")
+    assert note.endswith("; cpu-float32 takes over")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,15 @@ def test_each_fault_is_named() -> None:
     ]
 
 
+def test_a_gpus_clock_counts_where_the_gpu_was_measured() -> None:
+    before = replace(QUIET, gpu_hz=1_000_000_000)
+    after = replace(QUIET, gpu_hz=600_000_000)
+    assert reasons_to_doubt(before, after, 1.0) == []
+    assert reasons_to_doubt(before, after, 1.0, on_gpu=True) == ["the GPU clock changed by -40%"]
+    assert reasons_to_doubt(before, replace(QUIET, gpu_hz=None), 1.0, on_gpu=True) == []
+    assert reasons_to_doubt(before, replace(QUIET, gpu_hz=990_000_000), 1.0, on_gpu=True) == []
+
+
 def test_an_unknown_clock_is_not_doubted() -> None:
     assert reasons_to_doubt(replace(QUIET, frequency_hz=None), QUIET, 1.0) == []
 

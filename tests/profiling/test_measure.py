@@ -1,4 +1,5 @@
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from deepseek_edge.runtime.engine import Engine
 from deepseek_edge.target import load_target
 from tests.tiny_model import IN, LAYER, TinyBackend, tiny_onnx
 
-OF: Any = {"steps": (LAYER,), "target": load_target("host")}
+OF: Any = {"bundle": "b", "program": "p", "steps": (LAYER,), "target": load_target("host")}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def test_percentiles_are_calls_that_happened() -> None:
 
 def test_a_profile_has_all_of_its_figures(library: Path) -> None:
     inputs = {"x": np.ones((1, IN), dtype=np.float32)}
-    report = measure(library, inputs, bundle="b", program="p", **OF, threads=1, queries=150)
+    report = measure(partial(Engine, library), inputs, **OF, threads=1, queries=150)
     assert (report.device, report.emulated, report.threads) == ("host", False, 1)
     assert report.latency_ms.n == len(report.samples_ms) == 150
     assert 0 < report.latency_ms.min <= report.latency_ms.p50 <= report.latency_ms.p99
@@ -49,9 +50,18 @@ def test_a_profile_has_all_of_its_figures(library: Path) -> None:
     assert report.peak_rss_bytes is None or report.peak_rss_bytes < 50e6
 
 
+def test_the_cpus_limits_say_nothing_of_a_gpu(library: Path) -> None:
+    inputs = {"x": np.ones((1, IN), dtype=np.float32)}
+    report = measure(partial(Engine, library), inputs, **OF, threads=1, queries=5, on_gpu=True)
+    assert (report.roof, report.bandwidths) == (None, ())
+    (layer,) = report.layers
+    assert layer.limit_ms is None
+    assert layer.operations == LAYER.operations
+
+
 def test_too_few_calls_make_a_profile_doubtful(library: Path) -> None:
     inputs = {"x": np.ones((1, IN), dtype=np.float32)}
-    report = measure(library, inputs, bundle="b", program="p", **OF, threads=1, queries=5)
+    report = measure(partial(Engine, library), inputs, **OF, threads=1, queries=5)
     assert not report.valid
     assert "5 samples: a p99 needs 100" in report.reasons
 

@@ -1,6 +1,5 @@
 import ctypes
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,23 +14,10 @@ from deepseek_edge.errors import (
 from deepseek_edge.runtime.cuda_driver import CudaDriver
 from deepseek_edge.runtime.engine_runner import EngineRunner
 from deepseek_edge.tensors import TensorSpec
-from tests.runtime.cuda_stub import FakeRuntime, build_stub
+from tests.runtime.cuda_stub import FakeRuntime
 
 X = struct.pack("<3f", 1.0, -2.0, 0.5)
 TWICE = struct.pack("<3f", 2.0, -4.0, 1.0)
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_stub(tmp_path_factory.mktemp("cuda"))
-
-
-@pytest.fixture
-def driver(library: Path) -> Iterator[CudaDriver]:
-    driver = CudaDriver(library=str(library))
-    yield driver
-    driver.close()
-    assert ctypes.CDLL(str(library)).stub_allocated() == 0
 
 
 def test_a_driver_describes_its_gpu(driver: CudaDriver) -> None:
@@ -46,12 +32,12 @@ def test_bytes_come_back_from_the_device(driver: CudaDriver) -> None:
     assert driver.download(address, 0) == b""
 
 
-def test_closing_twice_is_fine(library: Path) -> None:
-    driver = CudaDriver(library=str(library))
+def test_closing_twice_is_fine(cuda_library: Path) -> None:
+    driver = CudaDriver(library=str(cuda_library))
     driver.allocate(8)
     driver.close()
     driver.close()
-    assert ctypes.CDLL(str(library)).stub_allocated() == 0
+    assert ctypes.CDLL(str(cuda_library)).stub_allocated() == 0
 
 
 def test_without_a_driver_it_is_said() -> None:
@@ -75,7 +61,7 @@ def test_a_library_that_is_no_driver_is_refused() -> None:
     ],
 )
 def test_failures_of_the_gpu_are_typed(
-    library: Path,
+    cuda_library: Path,
     monkeypatch: pytest.MonkeyPatch,
     failure: str,
     kind: type[DeepSeekEdgeError],
@@ -83,7 +69,7 @@ def test_failures_of_the_gpu_are_typed(
 ) -> None:
     monkeypatch.setenv("CUDA_STUB_FAIL", failure)
     with pytest.raises(kind, match=message) as raised:
-        driver = CudaDriver(library=str(library))
+        driver = CudaDriver(library=str(cuda_library))
         try:
             driver.upload(driver.allocate(4), b"abcd")
         finally:

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,10 @@ from deepseek_edge.runtime.board_build.store import EngineStore
 from deepseek_edge.runtime.cuda_driver import CudaDriver
 from deepseek_edge.runtime.tensorrt_engine import TensorRTEngine
 from deepseek_edge.tensors import TensorSpec
-from tests.runtime.cuda_stub import FakeRuntime, build_stub
+from tests.runtime.cuda_stub import FakeRuntime
 
 HERE = {"gpu": "Orin", "sm": "8.7", "tensorrt": "TensorRT 10.3.0"}
 X = np.array([[1.0, -2.0, 0.5]], np.float32)
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_stub(tmp_path_factory.mktemp("cuda"))
-
-
-@pytest.fixture
-def driver(library: Path) -> Iterator[CudaDriver]:
-    driver = CudaDriver(library=str(library))
-    yield driver
-    driver.close()
 
 
 def write_engine(folder: Path, **key: str) -> Path:
@@ -59,6 +46,13 @@ def test_arrays_in_another_order_in_memory_are_right_too(
         backwards = X[:, ::-1].copy()[:, ::-1]
         assert not backwards.flags.c_contiguous
         assert engine.run({"x": backwards})["y"].tolist() == (2 * X).tolist()
+
+
+def test_its_layers_are_not_timed(tmp_path: Path, driver: CudaDriver) -> None:
+    with open_engine(write_engine(tmp_path), driver) as engine:
+        outputs, durations = engine.run_timed({"x": X})
+        assert outputs["y"].tolist() == (2 * X).tolist()
+        assert durations.shape == (len(engine.steps()),) == (0,)
 
 
 def test_times_are_one_a_run(tmp_path: Path, driver: CudaDriver) -> None:
@@ -162,12 +156,12 @@ def test_a_gpu_that_is_lost_is_a_device_error(
 
 
 def test_a_driver_of_its_own_is_closed_with_the_engine(
-    tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cuda_library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[CudaDriver] = []
 
     def make() -> CudaDriver:
-        made.append(CudaDriver(library=str(library)))
+        made.append(CudaDriver(library=str(cuda_library)))
         return made[-1]
 
     monkeypatch.setattr(tensorrt_engine, "CudaDriver", make)

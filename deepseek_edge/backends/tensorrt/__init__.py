@@ -86,9 +86,10 @@ def prepare_graph(
         UnsupportedError: the graph is not of that kind, or breaks a rule of TensorRT's that can't
             be met without changing its results; node and rule are named.
     """
-    from deepseek_edge.backends.tensorrt.contract import is_quantized, symmetric_graph
+    from deepseek_edge.backends.tensorrt.contract import symmetric_graph
     from deepseek_edge.backends.tensorrt.half import to_float16
     from deepseek_edge.backends.tensorrt.mixed import with_float16_rest
+    from deepseek_edge.integer_form import is_quantized
 
     if is_quantized(model) != (precision == "int8"):
         kind = "a quantized graph" if precision != "int8" else "a graph without Q/DQ"

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 _HINT = "quantize it with zero points of 0: QuantConfig(quant_scheme='symmetric')"
 
 
-def is_quantized(model: onnx.ModelProto) -> bool:
-    """Whether a graph has Q/DQ nodes."""
-    return any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in model.graph.node)
-
-
 def symmetric_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that TensorRT takes: int32 biases as float32, uint8 around 128 as int8 around 0.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepseek_edge.backends.tensorrt import DEFAULT_WORKSPACE_BYTES, prepare_graph
 from deepseek_edge.digest import digest_bytes
-from deepseek_edge.errors import InputError
+from deepseek_edge.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,22 @@ class Candidate:
     tolerances: Mapping[str, float]
 
 
-def deferred_files(
+@dataclass(frozen=True)
+class Deferred:
+    """What a bundle carries of a deferred build.
+
+    Attributes:
+        files: contents by name in the program's folder; the same for the same arguments.
+        precisions: of the graphs among them, in the order of the candidates.
+        refused: why TensorRT's parser can't take the other candidates, by precision.
+    """
+
+    files: Mapping[str, bytes]
+    precisions: tuple[str, ...]
+    refused: Mapping[str, UnsupportedError]
+
+
+def defer_build(
     name: str,
     candidates: Mapping[str, Candidate],
     inputs: Mapping[str, Array],
@@ -52,8 +67,8 @@ def deferred_files(
     fallback: Sequence[str],
     workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
     rest: str = "float32",
-) -> dict[str, bytes]:
-    """The files of a deferred build.
+) -> Deferred:
+    """What a board builds its engine from; a candidate that TensorRT can't take is left out.
 
     Args:
         name: of the model, for messages.
@@ -65,15 +80,21 @@ def deferred_files(
         rest: of the int8 graph, as ``prepare_graph`` takes it: "float16" for boards whose TensorRT
             is strongly typed.
 
-    Returns:
-        Contents by name in the program's folder; the same for the same arguments.
-
     Raises:
-        UnsupportedError: TensorRT's parser can't take a graph (``prepare_graph``).
+        UnsupportedError: TensorRT's parser can't take any graph (``prepare_graph``).
         InputError: outputs or a tolerance of a candidate are missing.
     """
     files: dict[str, bytes] = {}
-    graphs = {p: _graph(files, p, one, rest) for p, one in candidates.items()}
+    graphs: dict[str, dict[str, Any]] = {}
+    refused: dict[str, UnsupportedError] = {}
+    for precision, candidate in candidates.items():
+        try:
+            graphs[precision] = _graph(files, precision, candidate, rest)
+        except UnsupportedError as error:
+            refused[precision] = error
+    if not graphs:
+        reasons = "; ".join(f"{precision}: {error}" for precision, error in refused.items())
+        raise UnsupportedError(f"TensorRT takes no graph of {name}: {reasons}")
     table = {
         "schema": RECIPE_SCHEMA,
         "model": name,
@@ -84,7 +105,7 @@ def deferred_files(
         "fallback": list(fallback),
     }
     files["recipe.json"] = (json.dumps(table, indent=1, sort_keys=True) + "\n").encode()
-    return files
+    return Deferred(files, tuple(graphs), refused)
 
 
 def _graph(

@@ -179,7 +179,7 @@ def layer_report(model: onnx.ModelProto, layers: Sequence[EngineLayer]) -> Layer
         Counts, and a reason for each layer that is not int8 in a quantized graph. A layer that no
         engine layer names counts as float32 and says so.
     """
-    from deepseek_edge.backends.tensorrt.contract import is_quantized
+    from deepseek_edge.integer_form import is_quantized
 
     macs = _macs(model)
     homes = _homes(model, layers)

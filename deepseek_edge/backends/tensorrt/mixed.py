@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deepseek_edge.backends.tensorrt.contract import symmetric_graph
 from deepseek_edge.backends.tensorrt.half import to_float16
 from deepseek_edge.errors import UnsupportedError
+from deepseek_edge.opset import convert_opset, opset_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,7 @@ _OPSET = 19
 # The least float16 with all its digits. TensorRT refuses a scale of 0, which smaller ones become.
 _LEAST_SCALE = 2.0**-14
 _LARGEST = 65504.0
+_HINT = "keep the graph's float parts in float32"
 
 
 def with_float16_rest(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -41,25 +43,11 @@ def with_float16_rest(model: onnx.ModelProto) -> onnx.ModelProto:
         UnsupportedError: a rule of ``symmetric_graph`` or ``to_float16`` is broken, an activation's
             scale is outside float16's range, or the opset can't be converted.
     """
-    graph = _newer(symmetric_graph(model))
+    graph = symmetric_graph(model)
+    if opset_of(graph) < _OPSET:
+        graph = convert_opset(graph, _OPSET, hint=_HINT)
     _fit_scales(graph)
     return to_float16(graph, is_quantized=True)
-
-
-def _newer(model: onnx.ModelProto) -> onnx.ModelProto:
-    from onnx import version_converter
-
-    version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    if version >= _OPSET:
-        return model
-    try:
-        return version_converter.convert_version(model, _OPSET)
-    except Exception as error:  # the converter raises bare RuntimeErrors of C++
-        reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise UnsupportedError(
-            f"the graph's opset {version} can't be converted to {_OPSET}: {reason}",
-            hint="keep its float parts in float32",
-        ) from error
 
 
 def _fit_scales(model: onnx.ModelProto) -> None:
@@ -79,7 +67,7 @@ def _fit_scales(model: onnx.ModelProto) -> None:
         if weights is None or is_shared or scale.max(initial=0.0) > _LARGEST:
             raise UnsupportedError(
                 f"{node.op_type} (node {node.name!r}): its scale is outside float16's range",
-                hint="keep the graph's float parts in float32",
+                hint=_HINT,
             )
         _rescale(node, weights, tensor)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_edge.errors import BundleError
+from deepseek_edge.runtime.board_build.decisions import combine_digests
 from deepseek_edge.tensors import DTYPE_BYTES, TensorSpec
 
 RECIPE_FILE = "recipe.json"
@@ -91,6 +92,11 @@ class BuildRecipe:
     fallback: tuple[str, ...]
     sha256: str
 
+    @property
+    def graphs_sha256(self) -> str:
+        """One digest for all graphs."""
+        return combine_digests({graph.precision: graph.file.sha256 for graph in self.graphs})
+
 
 def read_recipe(folder: Path) -> BuildRecipe:
     """Read recipe.json of a folder; nothing that it names is read yet.
@@ -105,6 +111,19 @@ def read_recipe(folder: Path) -> BuildRecipe:
             f"{folder / RECIPE_FILE} can't be read: {error.strerror}",
             hint="give the folder that holds the graph and its recipe",
         ) from error
+    return parse_recipe(data, folder)
+
+
+def parse_recipe(data: bytes, folder: Path) -> BuildRecipe:
+    """What recipe.json says.
+
+    Args:
+        data: its content.
+        folder: that holds what it names.
+
+    Raises:
+        BundleError: it is damaged or not of this schema.
+    """
     try:
         return _recipe(json.loads(data.decode("utf-8")), folder, data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

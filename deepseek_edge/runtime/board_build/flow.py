@@ -24,7 +24,6 @@ from deepseek_edge.runtime.board_build.decisions import (
     Choice,
     Trial,
     choose,
-    combine_digests,
     count_deaths,
     judge_record,
     may_try,
@@ -103,8 +102,8 @@ class DeferredBuild:
             identity = self._board.identity()
         except (DeviceError, MissingToolError, UnsupportedError) as error:
             return self._fallback(f"{error}")
-        graphs = combine_digests({g.precision: g.file.sha256 for g in self._recipe.graphs})
-        key = BuildKey(**asdict(identity), graphs=graphs, recipe=self._recipe.sha256)
+        graphs, recipe = self._recipe.graphs_sha256, self._recipe.sha256
+        key = BuildKey(**asdict(identity), graphs=graphs, recipe=recipe)
         found = self._use(key, rebuild)
         if found is not None:
             return found

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deepseek_edge.backends.tensorrt.contract import is_quantized, symmetric_graph
+from deepseek_edge.backends.tensorrt.contract import symmetric_graph
 from deepseek_edge.errors import UnsupportedError
 
 Array = np.ndarray[Any, Any]
@@ -137,8 +137,3 @@ def test_a_uint8_input_of_the_graph_is_refused() -> None:
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
     with pytest.raises(UnsupportedError, match="tensor 'x'"):
         symmetric_graph(model)
-
-
-def test_quantized_graphs_are_told_from_float_ones() -> None:
-    assert is_quantized(convolution())
-    assert not is_quantized(onnx.ModelProto())

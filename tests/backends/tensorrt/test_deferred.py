@@ -1,11 +1,13 @@
 import dataclasses
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deepseek_edge.backends.tensorrt.deferred import Candidate, deferred_files
+from deepseek_edge.backends.tensorrt.deferred import Candidate, Deferred, defer_build
 from deepseek_edge.errors import InputError, UnsupportedError
 from deepseek_edge.quantization import QuantConfig, Quantizer
 from deepseek_edge.runtime.board_build.build_recipe import read_recipe
@@ -28,10 +30,14 @@ def candidate(model: Any, tolerance: float) -> Candidate:
     return Candidate(model, {"y": output}, {"y": tolerance})
 
 
-def files_of(model: Any, **changes: Any) -> dict[str, bytes]:
+def deferred(model: Any, **changes: Any) -> Deferred:
     candidates = {"int8": candidate(model, 0.05), "float16": candidate(residual(), 0.02)}
     arguments: dict[str, Any] = {"fallback": ["cuda-int8", "cpu-int8"], **changes}
-    return deferred_files("residual", candidates, X, **arguments)
+    return defer_build("residual", candidates, X, **arguments)
+
+
+def files_of(model: Any, **changes: Any) -> Mapping[str, bytes]:
+    return deferred(model, **changes).files
 
 
 def test_a_board_can_build_from_the_files(tmp_path: Path) -> None:
@@ -63,9 +69,41 @@ def test_files_have_fixed_names() -> None:
     }
 
 
-def test_a_graph_that_tensorrt_cannot_take_is_refused_here() -> None:
-    with pytest.raises(UnsupportedError, match="zero point 0"):
-        files_of(quantized("asymmetric"))
+def test_a_graph_that_tensorrt_cannot_take_leaves_the_other_one() -> None:
+    found = deferred(quantized("asymmetric"))
+    assert found.precisions == ("float16",)
+    assert list(found.refused) == ["int8"]
+    assert "zero point 0" in str(found.refused["int8"])
+    assert set(found.files) == {
+        "graph-fp16.onnx",
+        "recipe.json",
+        "input.0.bin",
+        "float16-output.0.bin",
+    }
+    assert list(json.loads(found.files["recipe.json"])["graphs"]) == ["float16"]
+
+
+def test_a_float_graph_that_cannot_be_halved_leaves_int8() -> None:
+    whole = residual()
+    whole.functions.add()
+    candidates = {
+        "int8": candidate(quantized(), 0.05),
+        "float16": dataclasses.replace(candidate(residual(), 0.02), model=whole),
+    }
+    found = defer_build("residual", candidates, X, fallback=[])
+    assert found.precisions == ("int8",)
+    assert "functions" in str(found.refused["float16"])
+
+
+def test_without_any_graph_all_reasons_are_named() -> None:
+    whole = residual()
+    whole.functions.add()
+    candidates = {
+        "int8": candidate(quantized("asymmetric"), 0.05),
+        "float16": dataclasses.replace(candidate(residual(), 0.02), model=whole),
+    }
+    with pytest.raises(UnsupportedError, match=r"int8: .*zero point 0.*; float16: .*functions"):
+        defer_build("residual", candidates, X, fallback=[])
 
 
 @pytest.mark.parametrize("part", ["outputs", "tolerances"])
@@ -73,7 +111,7 @@ def test_outputs_and_tolerances_go_together(part: str) -> None:
     nothing: dict[str, Any] = {part: {}}
     incomplete = dataclasses.replace(candidate(quantized(), 1.0), **nothing)
     with pytest.raises(InputError, match="tolerances of int8"):
-        deferred_files("residual", {"int8": incomplete}, X, fallback=[])
+        defer_build("residual", {"int8": incomplete}, X, fallback=[])
 
 
 def test_the_rest_of_int8_may_be_half() -> None:

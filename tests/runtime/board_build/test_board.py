@@ -13,7 +13,7 @@ from deepseek_edge.runtime.board_build.board import (
     system_text,
 )
 from deepseek_edge.runtime.cuda_driver import CudaDriver
-from tests.runtime.cuda_stub import FakeRuntime, build_stub
+from tests.runtime.cuda_stub import FakeRuntime
 
 MEMINFO = "MemTotal: 7802136 kB\nMemFree: 1 kB\nMemAvailable: 5000000 kB\nSwapFree: 3000000 kB\n"
 
@@ -73,10 +73,9 @@ def test_gpus_of_one_name_are_told_by_their_module() -> None:
 
 
 def test_a_board_says_what_engines_hold_for(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, cuda_library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library = build_stub(tmp_path)
-    monkeypatch.setattr(board, "CudaDriver", lambda: CudaDriver(library=str(library)))
+    monkeypatch.setattr(board, "CudaDriver", lambda: CudaDriver(library=str(cuda_library)))
     found = Board(FakeRuntime(), root).identity()
     assert found == board.Identity(
         "Orin (NVIDIA Jetson Orin Nano)", "8.7", "TensorRT 10.3.0", "L4T 36.4.3"

@@ -21,8 +21,11 @@ MODULE = Path(__file__).with_name("fake_tensorrt.py")
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_board(tmp_path_factory.mktemp("board"))
+
+
+def make_board(folder: Path) -> Path:
     """A folder with dse_build.py, libcuda.so.1 and tensorrt.py."""
-    folder = tmp_path_factory.mktemp("board")
     (folder / "dse_build.py").write_bytes(dse_build_source())
     (folder / "tensorrt.py").write_bytes(MODULE.read_bytes())
     build_stub(folder)
