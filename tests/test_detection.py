@@ -81,7 +81,7 @@ def test_map_is_the_mean_over_classes_and_thresholds() -> None:
 def test_two_detectors_find_the_same_whatever_their_scores_are_rounded_to() -> None:
     metric = load_metric("map50")
     label = np.array([[[0, 0, 0, 1, 1]]], np.float64)
-    boxes = [[0, 0, 1, 1], [5, 5, 6, 6]]
+    boxes = [[0.0, 0.0, 1.0, 1.0], [5.0, 5.0, 6.0, 6.0]]
     found = metric.keep(image(boxes, [[0.9], [0.8]]), label)
     assert metric.is_same(found, metric.keep(image(boxes, [[0.91], [0.8]]), label))
     assert not metric.is_same(found, metric.keep(image(boxes, [[0.7], [0.8]]), label))

@@ -83,7 +83,7 @@ def make_bundle(graphs: Mapping[str, bytes]) -> Path:
         [],
         model=SourceModel("tiny", "0" * 64, "1" * 64),
         target=load_target("host"),
-        tools=Tools("0.1.0", None, None, None),
+        tools=Tools("0.1.0", None, None, None, None),
         thresholds=Thresholds(max_drop_pp=None),
     )
     members: dict[str, bytes | Path] = {"LICENSES": b"", **program.members}
