@@ -14,6 +14,7 @@ from deepseek_edge.errors import MissingToolError, ParityError, UnsupportedError
 from deepseek_edge.parity import Reference
 from deepseek_edge.pipeline import CompileRequest, compile_model
 from deepseek_edge.pipeline.checking import CheckedProgram
+from deepseek_edge.pipeline.choosing import Builder
 from deepseek_edge.pipeline.gate import Passed
 from deepseek_edge.pipeline.gpu_programs import GpuInstruments, GpuPrograms, make_gpu_programs
 from deepseek_edge.pipeline.running import open_program_of
@@ -112,17 +113,18 @@ def programs_of(folder: Path, graph: onnx.ModelProto, model: onnx.ModelProto) ->
     cpu = describe(folder / "model.so", (1,), ("x", "y"))
     (inputs,) = samples(1, seed=9)
     outputs = Reference(graph).run(inputs)
+    target, cuda = load_target("jetson-orin"), Cuda(refusal="no CUDA here")
     job: Any = SimpleNamespace(
         request=CompileRequest("residual.onnx", ("jetson-orin",)),
-        one=SimpleNamespace(target=load_target("jetson-orin"), place=None),
+        one=SimpleNamespace(target=target, place=None),
         origin=SimpleNamespace(model=model, reference=Reference(residual())),
-        build=SimpleNamespace(work_dir=folder, progress=lambda *_: None),
+        build=Builder(cuda, target, (1,), folder, lambda *_: None),
         clock=Stopwatch(),
         narrate=lambda _line: None,
     )
     compiled: Any = SimpleNamespace(graph=graph, quantized=graph, program=cpu)
     checked = CheckedProgram(ProgramReport(cpu, None, None, None), inputs, outputs)
-    instruments = GpuInstruments(cuda=lambda: Cuda(refusal="no CUDA here"), driver=lambda: None)
+    instruments = GpuInstruments(cuda=lambda: cuda, driver=lambda: None)
     return make_gpu_programs(job, Passed(compiled, checked, None, ()), instruments)
 
 
