@@ -29,6 +29,7 @@ MOST_BOXES = 100
 _RECALLS = 101
 # Class, left, top, right, bottom.
 _BOX = 5
+SAME_BOX_SCORE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def keep_matches(outputs: Mapping[str, Array], labels: Array, ious: Sequence[flo
 
 
 def has_same_matches(first: Matches, second: Matches) -> bool:
-    """Whether boxes of the same classes, ordered by score, are right in the same places.
+    """Whether boxes of the same classes are right, with the same scores but for rounding.
 
     Args:
         first: what one model found in an image.
@@ -95,7 +96,10 @@ def has_same_matches(first: Matches, second: Matches) -> bool:
     import numpy as np
 
     return first.right.keys() == second.right.keys() and all(
-        np.array_equal(right, second.right[one]) for one, right in first.right.items()
+        np.array_equal(right, second.right[one])
+        # Average precision orders the boxes of all images by their scores.
+        and np.allclose(first.scores[one], second.scores[one], rtol=0.0, atol=SAME_BOX_SCORE)
+        for one, right in first.right.items()
     )
 
 

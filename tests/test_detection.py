@@ -83,8 +83,9 @@ def test_two_detectors_find_the_same_whatever_their_scores_are_rounded_to() -> N
     label = np.array([[[0, 0, 0, 1, 1]]], np.float64)
     boxes = [[0.0, 0.0, 1.0, 1.0], [5.0, 5.0, 6.0, 6.0]]
     found = metric.keep(image(boxes, [[0.9], [0.8]]), label)
-    assert metric.is_same(found, metric.keep(image(boxes, [[0.91], [0.8]]), label))
+    assert metric.is_same(found, metric.keep(image(boxes, [[0.90001], [0.8]]), label))
     assert not metric.is_same(found, metric.keep(image(boxes, [[0.7], [0.8]]), label))
+    assert not metric.is_same(found, metric.keep(image(boxes, [[0.95], [0.8]]), label))
     assert not metric.is_same(found, metric.keep(image(boxes, [[0.9], [0.01]]), label))
     other = metric.keep(image(boxes, [[0.9, 0.0], [0.0, 0.8]]), label)
     assert not metric.is_same(found, other)

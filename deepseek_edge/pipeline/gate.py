@@ -116,12 +116,15 @@ def _try(
 ) -> Passed | None:
     """The program of one way, or None if it loses too much; what is found goes on the ladder."""
     number, quantized = len(ladder), candidate.quantized
-    screen = _screen(job, judges)
+    screen, of_graph = _screen(job, judges), None
     if screen is not None and quantized is not None:
         rung = _try_graph(job, screen, candidate.name, quantized)
         if not _add(job, rung, ladder):
             return None
+        of_graph = rung.accuracy if screen is judges.evaluation else None
     compiled, checked = make(job, quantized, number)
+    if quantized is None or compiled.graph is not quantized.model:
+        of_graph = None
     with job.clock.stage("evaluation"):
         found, notes = measure_accuracy(
             job.request,
@@ -129,6 +132,7 @@ def _try(
             checked,
             job.one,
             graph=compiled.graph,
+            of_graph=of_graph,
             narrate=job.narrate,
         )
     passed = Passed(compiled, checked, found, notes)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from deepseek_edge.artifacts import Accuracy, Agreement
 from deepseek_edge.datasets import load_dataset
 from deepseek_edge.evaluation import Evaluated, evaluate
 from deepseek_edge.pipeline import CompileRequest, accuracy, compile_model
-from deepseek_edge.pipeline.accuracy import describe_agreement, judge_by_part
+from deepseek_edge.pipeline.accuracy import RunSample, describe_agreement
 from deepseek_edge.pipeline.evaluating import Evaluation
 from deepseek_edge.report import CompileReport
 from tests.pipeline.hot_pixel import brightness, images, save
@@ -53,9 +54,23 @@ def evaluation(tmp_path: Path) -> Evaluation:
     return Evaluation(dataset, evaluate(classify, dataset, "top1"))
 
 
+def judge_by_part(
+    evaluation: Evaluation,
+    run: RunSample,
+    of: RunSample,
+    *,
+    of_graph: Accuracy | None = None,
+    is_promise: bool = False,
+    told: list[str] | None = None,
+) -> Accuracy:
+    lines: list[str] = [] if told is None else told
+    return accuracy.judge_by_part(
+        evaluation, run, of, of_graph, is_promise=is_promise, tell=lines.append
+    )
+
+
 def described(found: Accuracy) -> str:
-    assert found.agreement is not None
-    return describe_agreement(found.metric, found.samples, found.agreement)
+    return describe_agreement(found)
 
 
 @pytest.fixture
@@ -108,6 +123,28 @@ def test_the_float_models_results_are_those_of_the_same_samples(evaluation: Eval
     evaluation = Evaluation(evaluation.dataset, Evaluated(evaluation.of_float.metric, scores))
     found = judge_by_part(evaluation, Program(classify, wrong=first.asked[0]).run, classify)
     assert (found.float, found.compiled, found.drop_pp) == (87.5, 93.75, -6.25)
+
+
+@pytest.mark.usefixtures("no_time")
+def test_a_promise_that_the_graph_cant_vouch_for_is_kept_on_all_samples(
+    evaluation: Evaluation,
+) -> None:
+    first = Program(classify)
+    judge_by_part(evaluation, first.run, classify)
+    program, told = Program(classify, wrong=first.asked[3]), list[str]()
+    found = judge_by_part(evaluation, program.run, classify, is_promise=True, told=told)
+    assert sorted(program.asked) == list(range(COUNT))
+    assert (found.samples, found.compiled, found.agreement) == (COUNT, 97.5, None)
+    (line,) = told
+    assert line.startswith("the program and its graph differ in 1 of 16 samples: all 40 are run")
+
+
+@pytest.mark.usefixtures("no_time")
+def test_what_is_known_of_the_graph_is_not_run_again(evaluation: Evaluation) -> None:
+    known, counted = evaluation.judge(graph), Program(graph)
+    found = judge_by_part(evaluation, Program(graph).run, counted.run, of_graph=known)
+    assert len(counted.asked) == LEAST
+    assert replace(found, agreement=None) == known
 
 
 def test_with_time_for_all_samples_nothing_stands_in_for_the_program(
