@@ -68,7 +68,9 @@ def judge(
     from deepseek_edge.distance import compare_float
     from deepseek_edge.parity import check_graph, measure_graph, output_steps
 
-    expected = _by_sample({name: golden[f"batch{batch}/out/{name}"] for name in outputs}, batch)
+    prefix = f"batch{batch}/out/"
+    whole = {name.removeprefix(prefix): golden[name] for name in golden if name.startswith(prefix)}
+    expected = _by_sample(whole, batch)
     actual = _by_sample(outputs, batch)
     scales = output_steps(model, expected) if precision == "int8" else {}
     found = measure_graph(expected, actual, scales=scales, precision=precision)

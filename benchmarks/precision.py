@@ -47,11 +47,14 @@ def measure(models: Sequence[str], threads: Sequence[int]) -> Iterator[Row]:
             yield {"model": model, "reason": graph}
             continue
         for count in threads:
-            # auto chooses for the cores that the process may use.
-            os.sched_setaffinity(0, cores[:count])
             with tempfile.TemporaryDirectory(prefix="precision-") as folder:
-                yield {"model": model, "threads": count, **_row(graph, count, Path(folder))}
-        os.sched_setaffinity(0, cores)
+                # auto chooses for the cores that the process may use.
+                os.sched_setaffinity(0, cores[:count])
+                try:
+                    row = _row(graph, count, Path(folder))
+                finally:
+                    os.sched_setaffinity(0, cores)
+            yield {"model": model, "threads": count, **row}
 
 
 def _row(graph: Path, threads: int, folder: Path) -> Row:
@@ -145,6 +148,8 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     options = parser.parse_args(arguments)
+    if max(options.threads) > len(os.sched_getaffinity(0)):
+        parser.error("more threads than cores that this process may use")
     rows: list[Row] = []
     for row in measure(options.models, options.threads):
         rows.append(row)

@@ -164,6 +164,7 @@ class ProfileReport:
 
     Attributes:
         valid: False if a reader should not trust the times; ``reasons`` say why.
+        threads: of the CPU; 0 for a program that runs on the GPU.
         peak_rss_bytes: what opening and running the program added to the process at its peak;
             None where the kernel doesn't tell.
         bandwidths: measured by copying with as many threads, nearest memory first.

@@ -92,7 +92,8 @@ def describe(report: "ProfileReport") -> Iterator[str]:
 
     latency = report.latency_ms
     peak = "unknown" if report.peak_rss_bytes is None else bytes_text(report.peak_rss_bytes)
-    yield f"{report.bundle}: {report.program} on {report.device}, {report.threads} threads"
+    where = f"{report.threads} threads" if report.threads else "its GPU"
+    yield f"{report.bundle}: {report.program} on {report.device}, {where}"
     yield (
         f"  latency: p50 {latency.p50:.3f} ms, p90 {latency.p90:.3f}, p99 {latency.p99:.3f}, "
         f"min {latency.min:.3f}, mean {latency.mean:.3f} ({latency.n} calls)"

@@ -1,12 +1,14 @@
 """The engine that dse_build.py built on this board from a bundle's recipe."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from deepseek_edge.bundle import Bundle
-from deepseek_edge.errors import UnsupportedError
+from deepseek_edge.errors import BundleError, UnsupportedError
 from deepseek_edge.manifest import ProgramRecord
 from deepseek_edge.parity import Array
 from deepseek_edge.runtime.board_build.build_recipe import (
@@ -27,13 +29,18 @@ class BuiltEngine:
         folder: where dse_build.py keeps it.
         graph: that it was built from: of those in the recipe, the one that won on this board.
         recipe: the bundle's.
-        reason: why that graph won; "" if there was no other.
+        record: dse_build.py's of this engine; what is opened must have its digest.
     """
 
     folder: Path
     graph: GraphFile
     recipe: BuildRecipe
-    reason: str
+    record: Mapping[str, Any]
+
+    @property
+    def reason(self) -> str:
+        """Why that graph won; "" if there was no other."""
+        return str(self.record.get("reason", ""))
 
 
 def find_engine(bundle: Bundle, record: ProgramRecord, folder: Path | None) -> BuiltEngine:
@@ -63,20 +70,22 @@ def find_engine(bundle: Bundle, record: ProgramRecord, folder: Path | None) -> B
     key, precision = found.get("key"), found.get("precision")
     if not isinstance(key, dict) or key.get("graphs") != recipe.graphs_sha256:
         raise UnsupportedError(f"the engine in {folder} is of other graphs; {build}")
-    if precision not in graphs:
+    if not isinstance(precision, str) or precision not in graphs:
         raise UnsupportedError(f"the engine's record in {folder} is damaged; {build}")
-    return BuiltEngine(folder, graphs[precision], recipe, str(found.get("reason", "")))
+    return BuiltEngine(folder, graphs[precision], recipe, found)
 
 
 def read_golden(bundle: Bundle, golden: tuple[GoldenFile, ...]) -> dict[str, Array]:
     """Golden tensors of a recipe, by name.
 
     Raises:
-        BundleError: the bundle doesn't hold one of them.
+        BundleError: the bundle doesn't hold one of them, or it has another size.
     """
     arrays = {}
     for one in golden:
         data, dtype = bundle.read(one.file.path.as_posix()), np.dtype(one.spec.dtype)
+        if len(data) != one.spec.size_bytes:
+            raise BundleError(f"{one.file.path} has {len(data)} bytes, not {one.spec.size_bytes}")
         value = np.frombuffer(data, dtype.newbyteorder("<")).reshape(one.spec.shape)
         arrays[one.spec.name] = value.astype(dtype)
     return arrays

@@ -65,7 +65,7 @@ class OpenProgram:
             DeepSeekEdgeError: as ``Engine`` or ``TensorRTEngine``.
         """
         if self.engine is not None:
-            return TensorRTEngine(self.engine.folder)
+            return TensorRTEngine(self.engine.folder, record=self.engine.record)
         return Engine(self.library, threads=threads)
 
     def run(self, inputs: Tensors, entry: int = 0, threads: int = 0) -> dict[str, Array]:

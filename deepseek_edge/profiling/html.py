@@ -185,7 +185,7 @@ def _profiled(chapter: Chapter, profile: ProfileReport) -> str:
         ("median of a call", f"{latency.p50:.2f} ms"),
         ("p90", f"{latency.p90:.2f} ms"),
         ("p99", f"{latency.p99:.2f} ms"),
-        ("threads", str(profile.threads)),
+        ("threads", str(profile.threads) if profile.threads else "the GPU's"),
         ("opened in", f"{profile.open_ms:.1f} ms"),
         ("peak memory", peak),
     ]

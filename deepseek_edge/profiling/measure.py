@@ -71,7 +71,7 @@ def measure(
         emulated=False,
         bundle=bundle,
         program=program,
-        threads=used_threads,
+        threads=0 if on_gpu else used_threads,
         reasons=calls.reasons,
         latency_ms=latency(calls.samples_ms),
         open_ms=open_ms,

@@ -140,7 +140,8 @@ class Engine:
         """Run repeatedly on the inputs that are in place (zeros, or those of the last ``run``).
 
         Returns:
-            (repetitions,) int64, nanoseconds of each run; nothing is copied in between.
+            (repetitions,) int64, nanoseconds of each run; only CUDA programs copy anything in it,
+            their inputs and outputs.
         """
         import numpy as np
 

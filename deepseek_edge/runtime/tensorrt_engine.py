@@ -28,6 +28,7 @@ class TensorRTEngine:
 
     Args:
         state: the folder where dse_build.py keeps engines.
+        record: of the engine to open, read before; None: of the one that is there.
         trt: TensorRT's module; None: the board's.
         driver: of the GPU, stays the caller's; None: one of its own.
         root: where /proc is.
@@ -47,12 +48,14 @@ class TensorRTEngine:
         self,
         state: Path,
         *,
+        record: Mapping[str, Any] | None = None,
         trt: Any = None,
         driver: CudaDriver | None = None,
         root: Path = Path("/"),
     ) -> None:
         store = EngineStore(state) if state.is_dir() else None
-        record = None if store is None else store.read_record()
+        if store is not None and record is None:
+            record = store.read_record()
         if store is None or record is None:
             raise ModelError(f"{state} has no engine", hint=_REBUILD)
         trt = load_tensorrt() if trt is None else trt
@@ -137,7 +140,7 @@ class TensorRTEngine:
         """Run repeatedly on the inputs that are in place (zeros, or those of the last ``run``).
 
         Returns:
-            (repetitions,) int64, nanoseconds of each run; nothing is copied in between.
+            (repetitions,) int64, nanoseconds of each run, without copies of inputs and outputs.
 
         Raises:
             DeviceError: as ``run``.
