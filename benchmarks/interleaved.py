@@ -12,11 +12,13 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deepseek_edge.parity import Tensors
+    from deepseek_edge.runtime.engine import Engine
 
 TURN_S = 0.1
 MOST_CALLS = 500
@@ -82,12 +84,8 @@ def compare(library: Path, graph: Path, threads: int) -> Comparison:
     theirs = _onnxruntime_turn(graph, inputs, threads)
     with Engine(library, threads=threads) as engine:
         engine.run(inputs)
-
-        def ours(calls: int) -> list[float]:
-            return [nanoseconds / 1e6 for nanoseconds in engine.time(calls).tolist()]
-
         before, began = read_conditions(), time.perf_counter()
-        our_rounds, their_rounds = take_turns([ours, theirs])
+        our_rounds, their_rounds = take_turns([partial(engine_turn, engine), theirs])
         doubts = reasons_to_doubt(before, read_conditions(), time.perf_counter() - began)
     ratios = round_ratios(our_rounds, their_rounds)
     return Comparison(
@@ -127,6 +125,11 @@ def take_turns(turns: Sequence[Turn], *, rest_s: float = REST_S) -> list[list[li
             time.sleep(rest_s)
             kept[side].append(turn(calls[side] + 1)[1:])
     return kept
+
+
+def engine_turn(engine: Engine, calls: int) -> list[float]:
+    """A turn of a program of ours, on the inputs that are in place."""
+    return [nanoseconds / 1e6 for nanoseconds in engine.time(calls).tolist()]
 
 
 def round_ratios(ours: Sequence[list[float]], theirs: Sequence[list[float]]) -> list[float]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.cells import make_graph
 from benchmarks.cpu import MODELS, listed
-from benchmarks.interleaved import median_ms, round_ratios, take_turns
+from benchmarks.interleaved import engine_turn, median_ms, round_ratios, take_turns
 from benchmarks.machine import describe_machine, versions
 from benchmarks.quantized import quantize
 from deepseek_edge.files import write_atomic
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from deepseek_edge.artifacts import Program
     from deepseek_edge.pipeline.choosing import Builder
-    from deepseek_edge.runtime.engine import Engine
 
 Row = dict[str, Any]
 
@@ -107,7 +106,7 @@ def _times(programs: Mapping[str, Program], inputs: Mapping[str, Any], threads: 
         for engine in engines:
             engine.run(inputs)
         before, began = read_conditions(), time.perf_counter()
-        turns = take_turns([partial(_turn, engine) for engine in engines])
+        turns = take_turns([partial(engine_turn, engine) for engine in engines])
         doubts = reasons_to_doubt(before, read_conditions(), time.perf_counter() - began)
     rounds = dict(zip(programs, turns, strict=True))
     ms = {name: median_ms(one) for name, one in rounds.items()}
@@ -119,10 +118,6 @@ def _times(programs: Mapping[str, Program], inputs: Mapping[str, Any], threads: 
         "auto_over_best": _ratio(rounds["auto"], rounds[best]),
         "doubts": doubts,
     }
-
-
-def _turn(engine: Engine, calls: int) -> list[float]:
-    return [nanoseconds / 1e6 for nanoseconds in engine.time(calls).tolist()]
 
 
 def _ratio(one: Sequence[list[float]], other: Sequence[list[float]]) -> float:

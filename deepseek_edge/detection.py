@@ -29,7 +29,6 @@ MOST_BOXES = 100
 _RECALLS = 101
 # Class, left, top, right, bottom.
 _BOX = 5
-SAME_BOX_SCORE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -86,19 +85,20 @@ def keep_matches(outputs: Mapping[str, Array], labels: Array, ious: Sequence[flo
     )
 
 
-def has_same_matches(first: Matches, second: Matches) -> bool:
+def has_same_matches(first: Matches, second: Matches, tolerance: float) -> bool:
     """Whether boxes of the same classes are right, with the same scores but for rounding.
 
     Args:
         first: what one model found in an image.
         second: what another one found in it.
+        tolerance: of a score.
     """
     import numpy as np
 
     return first.right.keys() == second.right.keys() and all(
         np.array_equal(right, second.right[one])
         # Average precision orders the boxes of all images by their scores.
-        and np.allclose(first.scores[one], second.scores[one], rtol=0.0, atol=SAME_BOX_SCORE)
+        and np.allclose(first.scores[one], second.scores[one], rtol=0.0, atol=tolerance)
         for one, right in first.right.items()
     )
 

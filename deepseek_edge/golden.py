@@ -93,7 +93,24 @@ def _raw_bytes(spec: TensorSpec, arrays: Mapping[str, "NDArray[Any]"]) -> bytes:
             f"golden tensor {spec.name} is {array.dtype}{list(array.shape)}, "
             f"its entry says {spec.dtype}{list(spec.shape)}"
         )
+    return encode(array)
+
+
+def encode(array: "NDArray[Any]") -> bytes:
+    """The raw little-endian elements in C order, as a golden file holds them."""
     return array.astype(array.dtype.newbyteorder("<")).tobytes()
+
+
+def decode(data: bytes, dtype: str, shape: Sequence[int]) -> "NDArray[Any]":
+    """The array of ``dtype`` that :func:`encode` wrote, in this machine's byte order.
+
+    Raises:
+        ValueError: ``data`` isn't of that size.
+    """
+    import numpy as np
+
+    elements = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"))
+    return elements.reshape(shape).astype(dtype)
 
 
 def golden_index(golden: Sequence[GoldenTensor]) -> bytes:

@@ -74,7 +74,7 @@ def load_metric(name: str) -> Metric:
             name,
             lambda outputs, labels: keep_matches(outputs, labels, ious),
             pool_average_precision,
-            is_same=has_same_matches,
+            is_same=lambda first, second: has_same_matches(first, second, SAME_SCORE),
         )
     if is_function_reference(name):
         return _mean(name, import_function(name))

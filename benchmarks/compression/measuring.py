@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 from onnx import numpy_helper
 
-from benchmarks.interleaved import Turn, median_ms, take_turns
+from benchmarks.interleaved import Turn, engine_turn, median_ms, take_turns
 from deepseek_edge.datasets import Dataset
 from deepseek_edge.deploy import EdgeDeployer
 from deepseek_edge.evaluation import Evaluated, compare, evaluate
@@ -147,4 +148,4 @@ def _turn(library: Path) -> Iterator[Turn]:
                 for spec in engine.inputs(0)
             }
         )
-        yield lambda calls: [nanoseconds / 1e6 for nanoseconds in engine.time(calls).tolist()]
+        yield partial(engine_turn, engine)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.interleaved import engine_turn
 from benchmarks.peers import Source
 
 if TYPE_CHECKING:
@@ -43,4 +44,4 @@ class Runner:
 
     def time(self, calls: int) -> list[float]:
         """Run on what lies in the arena."""
-        return [nanoseconds / 1e6 for nanoseconds in self._engine.time(calls).tolist()]
+        return engine_turn(self._engine, calls)

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from deepseek_edge.bundle import Bundle
 from deepseek_edge.errors import BundleError, UnsupportedError
+from deepseek_edge.golden import decode
 from deepseek_edge.manifest import ProgramRecord
 from deepseek_edge.parity import Array
 from deepseek_edge.runtime.board_build.build_recipe import (
@@ -83,9 +82,8 @@ def read_golden(bundle: Bundle, golden: tuple[GoldenFile, ...]) -> dict[str, Arr
     """
     arrays = {}
     for one in golden:
-        data, dtype = bundle.read(one.file.path.as_posix()), np.dtype(one.spec.dtype)
+        data = bundle.read(one.file.path.as_posix())
         if len(data) != one.spec.size_bytes:
             raise BundleError(f"{one.file.path} has {len(data)} bytes, not {one.spec.size_bytes}")
-        value = np.frombuffer(data, dtype.newbyteorder("<")).reshape(one.spec.shape)
-        arrays[one.spec.name] = value.astype(dtype)
+        arrays[one.spec.name] = decode(data, one.spec.dtype, one.spec.shape)
     return arrays

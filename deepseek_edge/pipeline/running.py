@@ -13,6 +13,7 @@ from deepseek_edge.bundle import Bundle
 from deepseek_edge.device import qemu
 from deepseek_edge.device.probes.nvidia_driver import find_driver
 from deepseek_edge.errors import BundleError, ParityError, UnsupportedError, UsageError
+from deepseek_edge.golden import decode
 from deepseek_edge.manifest import ProgramRecord
 from deepseek_edge.parity import Array, Tensors
 from deepseek_edge.pipeline.built_engine import BuiltEngine, find_engine, read_golden
@@ -178,11 +179,8 @@ def golden_arrays(
     for tensor in bundle.manifest.golden:
         if tensor.program != program.record.id or tensor.entry != 0:
             continue
-        dtype = np.dtype(tensor.dtype).newbyteorder("<")
-        value = np.frombuffer(bundle.read(tensor.file), dtype).reshape(tensor.shape)
-        (inputs if tensor.direction == "input" else outputs)[tensor.name] = value.astype(
-            tensor.dtype
-        )
+        arrays = inputs if tensor.direction == "input" else outputs
+        arrays[tensor.name] = decode(bundle.read(tensor.file), tensor.dtype, tensor.shape)
         tolerances[tensor.name] = tensor.tolerance
     return inputs, outputs, tolerances
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from deepseek_edge.backends.tensorrt import DEFAULT_WORKSPACE_BYTES, prepare_graph
 from deepseek_edge.digest import digest_bytes
 from deepseek_edge.errors import InputError, UnsupportedError
+from deepseek_edge.golden import encode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +135,7 @@ def _tensors(
 
 
 def _tensor(files: dict[str, bytes], path: str, name: str, value: Array) -> dict[str, Any]:
-    files[path] = value.astype(value.dtype.newbyteorder("<")).tobytes()
+    files[path] = encode(value)
     return {
         "name": name,
         "dtype": str(value.dtype),
